@@ -1,0 +1,71 @@
+/* err.c - error texts and the names of codes. */
+#include "common/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int err_vset(struct err *e, int code, const char *fmt, va_list ap) {
+  if (!e)
+    return code;
+  e->code = code;
+  vsnprintf(e->text, sizeof e->text, fmt, ap);
+  return code;
+}
+
+int err_set(struct err *e, int code, const char *fmt, ...) {
+  va_list ap;
+
+  va_start(ap, fmt);
+  err_vset(e, code, fmt, ap);
+  va_end(ap);
+  return code;
+}
+
+int err_prefix(struct err *e, const char *fmt, ...) {
+  char old[ERR_TEXT_MAX];
+  va_list ap;
+
+  if (!e)
+    return 0;
+  memcpy(old, e->text, sizeof old);
+  va_start(ap, fmt);
+  int n = vsnprintf(e->text, sizeof e->text, fmt, ap);
+  va_end(ap);
+  if (n >= 0 && (size_t)n < sizeof e->text)
+    snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", old);
+  return e->code;
+}
+
+const char *err_name(int code) {
+  switch (abs(code)) {
+  case 0:
+    return "OK";
+#define X(name, number, text) \
+  case number:                \
+    return #name;
+    FB_CODES(X)
+#undef X
+  default: {
+    const char *name = strerrorname_np(abs(code));
+    return name ? name : "E?";
+  }
+  }
+}
+
+const char *err_describe(int code) {
+  switch (abs(code)) {
+  case 0:
+    return "success";
+#define X(name, number, text) \
+  case number:                \
+    return text;
+    FB_CODES(X)
+#undef X
+  default: {
+    const char *text = strerrordesc_np(abs(code));
+    return text ? text : "unknown error";
+  }
+  }
+}
