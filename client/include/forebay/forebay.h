@@ -192,10 +192,14 @@ struct fb_prestage_progress {
 /* Progress, about four times a second; failed_key and failure are set when a file's failure is told (at most 20 are).
  * Non-zero stops the run with -ECANCELED. */
 typedef int (*fb_prestage_fn)(void *arg, const struct fb_prestage_progress *p, const char *failed_key, const char *failure);
+struct fb_prestage_options {
+  uint32_t parallel; /* chunks in flight per peer, 1..64; 0 = the peer's default */
+  bool background;   /* return once a peer has taken the run; it goes on without us (watch it with fb_cluster_status) */
+};
 /* Fills everything that matches the glob. Not bound by timeout_ms as long as progress arrives. Returns 0 when the run
- * reached its end: compare bytes_resident with bytes_total. `each` may be NULL. */
-FB_API int fb_prestage(fb_client *c, const char *ns, const char *pattern, fb_prestage_fn each, void *arg,
-                       struct fb_prestage_progress *ret, struct fb_error *err);
+ * reached its end: compare bytes_resident with bytes_total. `options` and `each` may be NULL. */
+FB_API int fb_prestage(fb_client *c, const char *ns, const char *pattern, const struct fb_prestage_options *options,
+                       fb_prestage_fn each, void *arg, struct fb_prestage_progress *ret, struct fb_error *err);
 
 /* ---- the cluster ------------------------------------------------------------------------------------------------ */
 
