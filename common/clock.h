@@ -31,9 +31,9 @@ static inline struct timespec clock_timespec(int64_t ns) {
   return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
 }
 
-/* The deadline `ms` from now; DEADLINE_NONE when ms is negative. */
+/* The deadline `ms` from now; DEADLINE_NONE when ms is negative, or so long that it makes no difference. */
 static inline int64_t deadline_in_ms(int64_t ms) {
-  return ms < 0 ? DEADLINE_NONE : clock_mono_ns() + ms * NS_PER_MS;
+  return ms < 0 || ms > INT64_MAX / 2 / NS_PER_MS ? DEADLINE_NONE : clock_mono_ns() + ms * NS_PER_MS;
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* err.c - error texts and the names of codes. */
 #include "common/err.h"
 
-#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,8 +43,11 @@ int err_prefix(struct err *e, const char *fmt, ...) {
   return e->code;
 }
 
+/* Without its sign; INT_MIN, which has no positive twin, is nobody's code either. */
+static int magnitude(int code) { return code == INT_MIN ? INT_MAX : abs(code); }
+
 const char *err_name(int code) {
-  switch (abs(code)) {
+  switch (magnitude(code)) {
   case 0:
     return "OK";
 #define X(name, number, text) \
@@ -53,14 +56,14 @@ const char *err_name(int code) {
     FB_CODES(X)
 #undef X
   default: {
-    const char *name = strerrorname_np(abs(code));
+    const char *name = strerrorname_np(magnitude(code));
     return name ? name : "E?";
   }
   }
 }
 
 const char *err_describe(int code) {
-  switch (abs(code)) {
+  switch (magnitude(code)) {
   case 0:
     return "success";
 #define X(name, number, text) \
@@ -69,7 +72,7 @@ const char *err_describe(int code) {
     FB_CODES(X)
 #undef X
   default: {
-    const char *text = strerrordesc_np(abs(code));
+    const char *text = strerrordesc_np(magnitude(code));
     return text ? text : "unknown error";
   }
   }
