@@ -1,15 +1,18 @@
 /* ring.h - who owns which part of the hash space (DESIGN section 3).
  *
- * The 64-bit space of hash128.hi is cut into S equal arcs, the slots. Every peer has virtual points on them: a keyed
- * permutation of the slots, its k-th point at "distance" -ln(1 - (k + 1/2) / S) / weight. Points are taken in order of
- * distance over all peers (ties: by a hash of peer and slot), and a point wins the next free owner rank of its slot if
+ * The 64-bit space of hash128.hi is cut into S equal arcs, the slots. Every peer has S virtual points on them: a keyed
+ * permutation of the slots, its k-th point at "distance" -log(1 - (k + 1/2) / S) / weight. Owners are found rank after
+ * rank: all peers' points in order of distance (ties: by a hash of peer and slot) offer their slot to their peer, who
+ * takes it if the slot has no owner of this rank yet and
  *   - the peer holds fewer slots of that rank than its cap, 1.10 x its fair share (bounded loads: Mirrokni, Thorup,
  *     Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018), and
- *   - its failure domain does not own the slot yet, while there are domains left.
- * Being greedy by one global order this is the stable matching of slots and peers, so it depends on the member list
- * alone and moves little when that changes. Permutations instead of independent draws halve the variance of the loads
- * (each peer has exactly one point of each rank), so few peers ever reach their cap: that is what keeps moves near ideal.
- * No floating point: the answer is the same on every machine.
+ *   - its failure domain does not own the slot at an earlier rank, while there are domains left.
+ * At rank 0 the cap is hard. At later ranks lopsided domains or weights may leave slots over; then the caps double for
+ * those until every slot has its owners. Being greedy by one global order a rank is the stable matching of slots and
+ * peers, so it depends on the member list alone and moves little when that changes. Permutations instead of independent
+ * draws halve the variance of the loads (each peer has exactly one point of each k), so few peers ever reach their cap:
+ * that is what keeps moves near ideal. No floating point: the answer is the same on every machine. docs/placement.md
+ * has all steps, tests/golden/ the vectors to check another implementation with.
  *
  * Immutable after ring_new: any number of threads may read. */
 #ifndef FB_COMMON_RING_H
@@ -41,7 +44,8 @@ struct ring;
 /* Builds the ring. The order of `members` does not matter. Errors, all with a text:
  *   -FB_EPEERSEMPTY  n == 0
  *   -FB_EPEERSDUP    a name or an address appears twice
- *   -EINVAL          a name, weight, domain or slot count out of its range (slots: a power of two); n too large; S < 16 n
+ *   -EINVAL          a name, address (1..255 bytes), weight, domain or slot count out of its range (slots: a power of
+ *                    two); n too large; S < 16 n
  *   -ENOMEM */
 int ring_new(struct ring **ret, const struct ring_member *members, unsigned n, uint32_t slots, uint64_t epoch,
              struct err *e);
