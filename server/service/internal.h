@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "client/lib/keys.h"
 #include "client/lib/peer.h"
@@ -41,6 +42,13 @@ void ns_unref(struct ns **n);
 static inline bool ns_has_origin(const struct ns *n) { return n->r.origin[0] != '\0'; }
 /* Derived values are placed whole, with chunk 0. */
 static inline bool ns_whole(const struct ns *n) { return n->r.kind == NS_DERIVED; }
+/* Path of a key below the origin: derived data of a version lies in a directory of that name. Returns buf or key. */
+static inline const char *ns_path(const struct ns *n, const char *key, char buf[HASH_VERSION_MAX + HASH_KEY_MAX + 2]) {
+  if (n->r.kind != NS_DERIVED || !n->r.version[0])
+    return key;
+  snprintf(buf, HASH_VERSION_MAX + HASH_KEY_MAX + 2, "%s/%s", n->r.version, key);
+  return buf;
+}
 /* Opens the namespace's origin if need be. Blocks: pool threads only. The origin lives as long as the reference. */
 int ns_origin(struct service *s, struct ns *n, struct origin **ret, struct err *e);
 
@@ -75,6 +83,8 @@ struct attr {
 typedef void (*attr_done_fn)(void *arg, int code, const char *text, const struct attr *a);
 void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, bool fresh, int64_t deadline_ns,
               attr_done_fn done, void *arg);
+/* Attributes of a value that lives in RAM only: 0 or -ENOENT. */
+int attr_of_ram(struct service *s, const struct ns *ns, const char *key, struct attr *ret);
 /* Forgets / sets what is known (after ECHANGED, invalidate, put, a listing). */
 void attr_forget(struct service *s, const struct ns *ns, const char *key);
 void attr_learn(struct service *s, const struct ns *ns, const char *key, const struct attr *a);
@@ -108,6 +118,9 @@ void block_get(struct service *s, struct ns *ns, const char *key, const struct a
 /* Resident now? With verify also checks the CRC; a block that fails it is removed, counted and reported as absent. */
 bool block_resident(struct service *s, const struct ns *ns, const char *key, uint64_t etag, uint64_t index, bool verify);
 
+/* get_split.c: a get whose range crosses a chunk boundary. */
+void get_split(struct service *s, const struct get_req *q, get_done_fn done, void *arg);
+
 /* ---- single flight (flight.c) ---- */
 
 /* What a flight hands to all its waiters. */
@@ -137,7 +150,7 @@ void flight_land(struct flight_table *t, struct flight *f, const struct flight_r
 unsigned flight_expire(struct flight_table *t, int64_t now_ns);
 unsigned flight_count(struct flight_table *t);
 
-/* ---- peers and routes (core.c) ---- */
+/* ---- peers and routes (peers.c) ---- */
 
 /* The other peer `index` of `ring`; NULL for ourselves. Reference. */
 struct peer *service_peer_of(struct service *s, struct ring *ring, unsigned index);
@@ -148,11 +161,27 @@ struct candidates {
   unsigned n;
   unsigned index[RING_RANKS];
   int self;
+  /* the walk over them */
+  unsigned next;
+  bool self_tried, others_only;
 };
 void candidates_init(struct candidates *c, struct service *s, struct hash128 h);
 void candidates_fini(struct candidates *c);
-/* May a request that failed with `code` at one peer be tried at another? (unreachable, timed out, busy) */
+/* The next one to try: a peer (reference), ourselves, or nobody that is left (or the deadline has passed). When no
+ * candidate was ourselves, we are the last resort. */
+enum walk { WALK_END, WALK_SELF, WALK_PEER };
+enum walk walk_next(struct candidates *c, struct service *s, int64_t deadline_ns, struct peer **ret);
+/* Begins anew with the others only (asking around for a value that lives in RAM only). */
+void walk_others(struct candidates *c);
+/* When one attempt at another peer must have an answer. */
+int64_t attempt_deadline(struct service *s, int64_t deadline_ns);
+/* May a request that failed with `code` at one peer be tried at another? Unreachable or timed out, yes; not when busy:
+ * another peer would only read from the origin what the owner holds. */
 bool retry_elsewhere(int code);
+
+/* Fills a Route message for a call to another peer on behalf of `ns` (NULL = none). */
+struct Forebay__V1__Route;
+void route_to_peer(struct ring *ring, const struct ns *ns, bool resident_only, struct Forebay__V1__Route *ret);
 
 /* Calls `each` for every other member concurrently through peer_call with the same request, collecting who failed. */
 typedef void (*fanout_reply_fn)(void *arg, const char *peer, const ProtobufCMessage *reply); /* serialised */
@@ -162,6 +191,8 @@ void fanout(struct service *s, const char *method, const ProtobufCMessage *reque
             fanout_done_fn done, void *arg);
 
 /* ---- the service (core.c) ---- */
+
+#define PUT_LOCKS 64u
 
 struct service {
   /* set by service_new, constant then */
@@ -173,31 +204,29 @@ struct service {
   struct rpc_loop *loop;
   struct service_conf conf; /* scalars only are read; reloadable ones through the atomics below */
   struct pool *origin_pool; /* blocking origin I/O: fills and attributes */
-  struct pool *scan_pool;   /* long blocking work: listings, puts to the origin */
+  struct pool *scan_pool;   /* listings: long, and slowed by who reads them */
+  struct pool *put_pool;    /* puts: copies, fsyncs */
   struct catalog *catalog;
   struct attr_table *attrs;
-  struct flight_table *flights;
+  struct flight_table *block_flights, *attr_flights;
   struct peer_table *peers;
   struct prestage_runs *runs;
   int64_t started_ns;
   pthread_t ticker;
+  bool ticker_runs;
 
   /* atomic */
   atomic_uint error_ttl_ms, peer_timeout_ms;
   atomic_bool draining, stopping;
   _Atomic uint64_t uncached_bytes, put_inflight_bytes;
+  _Atomic uint64_t put_sequence;
   _Atomic uint64_t metrics[M_COUNT];
+
+  pthread_mutex_t put_locks[PUT_LOCKS]; /* by key: one put of a RAM-only value at a time; leaf but for the tier's */
 };
 
 static inline void metric_add(struct service *s, enum metric m, uint64_t n) {
   atomic_fetch_add_explicit(&s->metrics[m], n, memory_order_relaxed);
 }
-
-/* Fills a Route message for a call to another peer on behalf of `ns`. */
-struct Forebay__V1__Route;
-void route_to_peer(struct service *s, struct ring *ring, const struct ns *ns, bool resident_only,
-                   struct Forebay__V1__Route *ret);
-
-#define TEXT_MAX ERR_TEXT_MAX
 
 #endif

@@ -1,0 +1,134 @@
+/* core.c - the service itself: its parts put together, and the ticker that ends what waited too long. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/service/internal.h"
+#include "server/service/parts.h"
+
+#define TICK_MS 50
+
+static void *ticker_main(void *arg) {
+  struct service *s = arg;
+  int64_t next_sync = 0;
+
+  pthread_setname_np(pthread_self(), "fb-ticker");
+  while (!atomic_load(&s->stopping)) {
+    struct timespec pause = clock_timespec(TICK_MS * NS_PER_MS);
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    int64_t now = clock_mono_ns();
+    unsigned n = flight_expire(s->block_flights, now) + flight_expire(s->attr_flights, now);
+    if (n)
+      metric_add(s, M_expired, n);
+    if (now >= next_sync) {
+      catalog_pull(s, now);
+      next_sync = now + (int64_t)s->conf.catalog_sync_ms * NS_PER_MS;
+    }
+  }
+  return NULL;
+}
+
+static int copy_strings(struct service *s, const struct service_conf *conf) {
+  s->self = strdup(conf->self);
+  s->state_dir = strdup(conf->state_dir);
+  s->origin_roots = calloc(conf->n_origin_roots ? conf->n_origin_roots : 1, sizeof *s->origin_roots);
+  if (!s->self || !s->state_dir || !s->origin_roots)
+    return -ENOMEM;
+  for (; s->n_origin_roots < conf->n_origin_roots; s->n_origin_roots++)
+    if (!(s->origin_roots[s->n_origin_roots] = strdup(conf->origin_roots[s->n_origin_roots])))
+      return -ENOMEM;
+  return 0;
+}
+
+int service_new(struct service **ret, const struct service_conf *conf, struct err *e) {
+  struct service *s = calloc(1, sizeof *s);
+  int r;
+
+  if (!s)
+    return err_set(e, -ENOMEM, "out of memory");
+  s->conf = *conf;
+  s->member = conf->member;
+  s->tier = conf->tier;
+  s->loop = conf->loop;
+  s->started_ns = clock_mono_ns();
+  for (unsigned i = 0; i < PUT_LOCKS; i++)
+    pthread_mutex_init(&s->put_locks[i], NULL);
+  atomic_store(&s->error_ttl_ms, conf->error_ttl_ms);
+  atomic_store(&s->peer_timeout_ms, conf->peer_timeout_ms);
+  if ((r = copy_strings(s, conf)) < 0 || (r = flight_table_new(&s->block_flights)) < 0 ||
+      (r = flight_table_new(&s->attr_flights)) < 0 || (r = attr_table_new(&s->attrs, conf->attr_entries)) < 0 ||
+      (r = peer_table_new(&s->peers)) < 0 || (r = prestage_runs_new(&s->runs, s)) < 0)
+    err_set(e, r, "out of memory");
+  else if ((r = pool_new(&s->origin_pool, conf->origin_threads, conf->origin_queue, "fb-origin", e)) == 0 &&
+           (r = pool_new(&s->scan_pool, SCAN_THREADS, SCAN_QUEUE, "fb-scan", e)) == 0 &&
+           (r = pool_new(&s->put_pool, PUT_THREADS, PUT_QUEUE, "fb-put", e)) == 0)
+    r = catalog_new(&s->catalog, s, s->state_dir, e);
+  if (r < 0) {
+    service_free(&s);
+    return r;
+  }
+  *ret = s;
+  return 0;
+}
+
+int service_start(struct service *s, struct err *e) {
+  int r = catalog_load(s->catalog, e);
+
+  if (r < 0)
+    return r;
+  r = pthread_create(&s->ticker, NULL, ticker_main, s);
+  if (r)
+    return err_set(e, -r, "cannot start the ticker thread: %s", strerror(r));
+  s->ticker_runs = true;
+  return 0;
+}
+
+void service_stop(struct service *s, int64_t deadline_ns) {
+  atomic_store(&s->stopping, true);
+  if (s->ticker_runs) {
+    pthread_join(s->ticker, NULL);
+    s->ticker_runs = false;
+  }
+  prestage_runs_stop(s->runs, deadline_ns);
+  /* What is in flight lands by itself: pool jobs end when the origin answers, waiters at their deadline at the latest. */
+  while (flight_count(s->block_flights) + flight_count(s->attr_flights) > 0 && clock_mono_ns() < deadline_ns) {
+    struct timespec pause = clock_timespec(2 * NS_PER_MS);
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+  }
+}
+
+void service_free(struct service **sp) {
+  struct service *s = *sp;
+
+  if (!s)
+    return;
+  pool_free(&s->put_pool);
+  pool_free(&s->scan_pool);
+  pool_free(&s->origin_pool);
+  prestage_runs_free(&s->runs);
+  peer_table_free(&s->peers);
+  catalog_free(&s->catalog);
+  attr_table_free(&s->attrs);
+  flight_table_free(&s->attr_flights);
+  flight_table_free(&s->block_flights);
+  for (unsigned i = 0; i < s->n_origin_roots; i++)
+    free(s->origin_roots[i]);
+  for (unsigned i = 0; i < PUT_LOCKS; i++)
+    pthread_mutex_destroy(&s->put_locks[i]);
+  free(s->origin_roots);
+  free(s->state_dir);
+  free(s->self);
+  free(s);
+  *sp = NULL;
+}
+
+void service_reload(struct service *s, const struct service_conf *conf) {
+  atomic_store(&s->error_ttl_ms, conf->error_ttl_ms);
+  atomic_store(&s->peer_timeout_ms, conf->peer_timeout_ms);
+}
+
+void service_set_draining(struct service *s, bool draining) { atomic_store(&s->draining, draining); }
+
+struct ring *service_ring(struct service *s) { return member_ring(s->member); }
+const char *service_self(struct service *s) { return s->self; }
