@@ -39,11 +39,13 @@
   X(FB_EBELOWTARGET, 5022, "prestage ended below its target")                       \
   X(FB_EDIFFERS, 5023, "cache and origin differ")
 
+#ifndef FOREBAY_H /* the public header has the same names; where both are needed it comes first */
 enum fb_code {
 #define X(name, number, text) name = (number),
   FB_CODES(X)
 #undef X
 };
+#endif
 
 #define ERR_TEXT_MAX 512
 
