@@ -1,11 +1,13 @@
-/* rpc.h - calls and streams over gRPC's C core, for both sides; rpc.c and its siblings are its only users.
+/* rpc.h - calls and streams over gRPC's C core, for both sides; the files rpc_*.c are its only users.
  *
  * The idea: everything is asynchronous and every callback runs exactly once, on one of the loop's threads, with none
  * of our locks held. Nothing here blocks but the functions named *_stop and *_free. Messages are blobs: what is sent
  * is not copied, what arrives is handed on as gRPC's own slices. Codes are err.h's (negative), never gRPC's: the
  * mapping (proto/status.h) and the `forebay-code` metadata stay inside.
  *
- * At most one send and one receive may be outstanding per stream. A callback may start the next operation. */
+ * At most one send and one receive may be outstanding per stream. A callback may start the next operation. One exception
+ * to "on the loop's threads": what is started on a call after its end (its `done` may be running elsewhere) fails at once,
+ * that is, its callback runs before rpc_call_send or rpc_call_recv returns. */
 #ifndef FB_PROTO_RPC_H
 #define FB_PROTO_RPC_H
 
@@ -45,15 +47,17 @@ void rpc_channel_free(struct rpc_channel **c);
 /* One request, one reply. `done` gets code 0 and the reply (borrowed: ref it to keep it), or a negative code, a text
  * and NULL. Takes over the caller's reference to `request`. deadline_ns is monotonic (clock.h); when it passes the code
  * is -ETIMEDOUT; an unreachable peer is FB_EPEERDOWN (negated); a cancelled call -ECANCELED.
- * Returns a handle for rpc_call_cancel that the caller must rpc_call_unref, or NULL only when out of memory (then `done`
- * will not run and the request was released). ret may be NULL if no handle is wanted: use rpc_unary_detached then. */
+ * Returns a handle for rpc_call_cancel that the caller must rpc_call_unref (at any time: the call does not need it), or
+ * NULL only when out of memory (then `done` will not run and the request was released). `done` may have run before
+ * rpc_unary returns. `text` is valid during the callback, "" on success. */
 struct rpc_call;
 typedef void (*rpc_unary_fn)(void *arg, int code, const char *text, struct blob *reply);
 struct rpc_call *rpc_unary(struct rpc_channel *c, const char *method, struct blob *request, int64_t deadline_ns,
                            rpc_unary_fn done, void *arg);
 
 /* A stream in either or both directions. Send any number of messages, then rpc_call_close_send; receive until NULL;
- * `done` runs last, after all other callbacks, with the call's status. */
+ * `done` runs last, after all other callbacks, with the call's status. A message over max_message_bytes ends the call with
+ * FB_ETOOBIG. rpc_call_close_send may be called while a send is out: it takes effect behind it. */
 typedef void (*rpc_done_fn)(void *arg, int code, const char *text);
 typedef void (*rpc_sent_fn)(void *arg, bool ok);
 typedef void (*rpc_recv_fn)(void *arg, struct blob *message); /* NULL: no more. Borrowed. */
@@ -70,9 +74,9 @@ void rpc_call_unref(struct rpc_call **call); /* accepts NULL */
 struct rpc_server_limits {
   uint32_t max_connections;     /* >= 1; connections over it are closed at once and counted */
   uint32_t max_streams;         /* concurrent calls per connection */
-  size_t max_message_bytes;
+  size_t max_message_bytes;     /* both ways; 0 = 4 MiB + 64 KiB */
   uint32_t max_calls;           /* concurrent calls in all; over it: FB_EBUSY (RESOURCE_EXHAUSTED) */
-  uint32_t handshake_ms;        /* a connection that sent no HTTP/2 preface by then is closed */
+  uint32_t handshake_ms;        /* a connection that sent no HTTP/2 preface by then is closed; 0 = 10000 */
   uint32_t idle_ms;             /* a connection without calls for so long is closed; 0 = never */
 };
 
@@ -95,7 +99,7 @@ struct rpc_method {
 /* Listens on host:port (port 0: the kernel picks one, see rpc_server_port). We accept ourselves and hand the sockets to
  * gRPC: libgrpc 1.51 has no connection cap and stops accepting for ever after EMFILE. `methods` ends with a NULL path
  * and must outlive the server; another path is answered -ENOSYS (UNIMPLEMENTED). Does not accept until rpc_server_start.
- * Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL (address), -EMFILE, -ENOMEM. */
+ * Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EACCES (port below 1024), -EINVAL (address, limits), -EMFILE, -ENOMEM. */
 int rpc_server_new(struct rpc_server **ret, struct rpc_loop *l, const char *address, const struct rpc_server_limits *limits,
                    const struct rpc_method *methods, struct err *e);
 int rpc_server_start(struct rpc_server *s, struct err *e);
@@ -107,13 +111,16 @@ unsigned rpc_server_stop(struct rpc_server *s, int64_t deadline_ns);
 void rpc_server_free(struct rpc_server **s);
 
 /* A session lives until rpc_finish has run to its end; the handler owns it until it calls rpc_finish, exactly once.
- * rpc_recv: NULL message = the client has sent all (or is gone). A unary handler receives once, then finishes. */
+ * rpc_recv: NULL message = the client has sent all (or is gone). A unary handler receives once, then finishes. A receive
+ * that is out when the session is finished still gets its callback, with the session valid during it. */
 typedef void (*rpc_session_recv_fn)(struct rpc_session *s, struct blob *message, void *arg); /* message borrowed */
 typedef void (*rpc_session_sent_fn)(struct rpc_session *s, bool ok, void *arg);
 void rpc_recv(struct rpc_session *s, rpc_session_recv_fn recv, void *arg);
 void rpc_send(struct rpc_session *s, struct blob *message, rpc_session_sent_fn sent, void *arg); /* takes over the reference */
 /* Ends the call: the last (or only) message if any (reference taken over), then the status. code 0 or negative (err.h);
- * text may be NULL. No send may be outstanding. */
+ * text may be NULL (the code's description is sent then). No send may be outstanding. A message over max_message_bytes
+ * becomes FB_ETOOBIG. Waits for a `cancelled` (below) that is just running on another thread, so that what its `arg`
+ * points to may be freed afterwards: call it without locks that `cancelled` takes. */
 void rpc_finish(struct rpc_session *s, struct blob *message, int code, const char *text);
 /* Monotonic deadline of the call; DEADLINE_NONE when the client set none. */
 int64_t rpc_deadline_ns(const struct rpc_session *s);
