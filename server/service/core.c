@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/service/internal.h"
+#include "server/service/catalog.h"
 #include "server/service/parts.h"
 
 #define TICK_MS 50
@@ -21,6 +21,7 @@ static void *ticker_main(void *arg) {
     unsigned n = flight_expire(s->block_flights, now) + flight_expire(s->attr_flights, now);
     if (n)
       metric_add(s, M_expired, n);
+    catalog_save(s->catalog, NULL); /* what other peers told us; a failure is tried again at the next tick */
     if (now >= next_sync) {
       catalog_pull(s, now);
       next_sync = now + (int64_t)s->conf.catalog_sync_ms * NS_PER_MS;

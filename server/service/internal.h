@@ -58,12 +58,14 @@ void catalog_free(struct catalog **c);
 int catalog_load(struct catalog *c, struct err *e);
 /* A reference to the live namespace, or NULL. */
 struct ns *catalog_find(struct catalog *c, const char *name);
-/* Takes a record if it is newer (revision, then id) than what is there; saves when anything changed. A namespace that a
- * tombstone or another id replaces loses its blocks: freed bytes are added to *freed. */
+/* Takes each record that is newer (revision, then id) than what is there; the ticker saves soon. A namespace that a
+ * tombstone or another id replaces loses its blocks: freed bytes are added to *freed (may be NULL). */
 int catalog_apply(struct catalog *c, const struct ns_record *records, unsigned n, uint64_t *freed, struct err *e);
 /* Calls f with a snapshot of all records. */
 void catalog_all(struct catalog *c, bool tombstones, ns_list_fn f, void *arg);
 
+/* 0, or -FB_ERING with both hashes when `theirs` is not 0 and not our ring's. */
+int ring_check(struct service *s, uint64_t theirs, struct err *e);
 /* Finds a namespace, asking the other peers' catalogs (at most once a second) before it says -FB_ENONS. Also checks
  * route->ns_id and route->ring_hash. `found` gets a borrowed ns (ref it). May run at once. */
 typedef void (*ns_found_fn)(void *arg, int code, const char *text, struct ns *ns);
@@ -218,8 +220,11 @@ struct service {
   /* atomic */
   atomic_uint error_ttl_ms, peer_timeout_ms;
   atomic_bool draining, stopping;
+  atomic_bool pulling; /* a catalog_pull is under way */
   _Atomic uint64_t uncached_bytes, put_inflight_bytes;
   _Atomic uint64_t put_sequence;
+  _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
+  _Atomic unsigned pull_turn;    /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];
 
   pthread_mutex_t put_locks[PUT_LOCKS]; /* by key: one put of a RAM-only value at a time; leaf but for the tier's */

@@ -55,32 +55,23 @@ void service_list_next(struct list_op *op, bool go_on) {
   pthread_mutex_unlock(&op->mtx);
 }
 
-/* Gives the page to the reader and waits for the word to go on. 0, -ECANCELED, -ETIMEDOUT. */
+/* Gives the page to the reader and waits for the word to go on. The reader always answers: its transport ends a send
+ * at the call's deadline. 0, -ECANCELED, -ETIMEDOUT. */
 static int flush_page(struct list_op *op) {
-  struct timespec until = clock_timespec(op->q.deadline_ns);
-  int r = 0;
-
   if (op->n == 0)
     return 0;
   op->answered = false;
   op->page(op->arg, op, op->entry, op->n);
   pthread_mutex_lock(&op->mtx);
-  while (!op->answered) {
-    if (op->q.deadline_ns == DEADLINE_NONE)
-      pthread_cond_wait(&op->cond, &op->mtx);
-    else
-      pthread_cond_timedwait(&op->cond, &op->mtx, &until);
-  }
-  if (!op->go_on)
-    r = -ECANCELED;
-  else if (clock_mono_ns() >= op->q.deadline_ns)
-    r = -ETIMEDOUT;
+  while (!op->answered)
+    pthread_cond_wait(&op->cond, &op->mtx);
+  bool go_on = op->go_on;
   pthread_mutex_unlock(&op->mtx);
   for (unsigned i = 0; i < op->n; i++)
     free((char *)op->entry[i].key);
   op->given += op->n;
   op->n = 0;
-  return r;
+  return !go_on ? -ECANCELED : clock_mono_ns() >= op->q.deadline_ns ? -ETIMEDOUT : 0;
 }
 
 static bool limit_reached(const struct list_op *op) { return op->q.limit && op->given + op->n >= op->q.limit; }
@@ -314,7 +305,6 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
 void service_list(struct service *s, const struct list_req *q, list_page_fn page, op_done_fn done, void *arg) {
   size_t ns_len = strlen(q->ns), prefix_len = strlen(q->prefix);
   struct list_op *op = calloc(1, sizeof *op + ns_len + prefix_len + 2);
-  pthread_condattr_t attr;
   struct err e = {0};
 
   if (!op) {
@@ -327,10 +317,7 @@ void service_list(struct service *s, const struct list_req *q, list_page_fn page
   op->done = done;
   op->arg = arg;
   pthread_mutex_init(&op->mtx, NULL);
-  pthread_condattr_init(&attr);
-  pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-  pthread_cond_init(&op->cond, &attr);
-  pthread_condattr_destroy(&attr);
+  pthread_cond_init(&op->cond, NULL);
   op->q.ns = memcpy(op->names, q->ns, ns_len + 1);
   op->q.prefix = memcpy(op->names + ns_len + 1, q->prefix, prefix_len + 1);
   if (prefix_len && name_check_key(q->prefix, prefix_len, &e) < 0)
