@@ -102,7 +102,8 @@ static inline void tier_abort(struct tier *t, struct tier_slot *s) { t->ops->abo
 static inline bool tier_contains(struct tier *t, const struct block_id *id) { return t->ops->contains(t, id); }
 static inline int tier_remove(struct tier *t, const struct block_id *id) { return t->ops->remove(t, id); }
 /* Forgets the namespace's blocks for which match (NULL = all; called under a leaf lock: must be quick) says yes. Returns
- * the bytes that were forgotten. A drop with match == NULL also makes fills of that ns_id in flight fail their commit. */
+ * the bytes of data that were forgotten; ret_blocks may be NULL. A drop with match == NULL also makes fills of that
+ * ns_id in flight fail their commit. */
 static inline uint64_t tier_drop(struct tier *t, uint64_t ns_id,
                                  bool (*match)(void *arg, const void *key, uint32_t key_len, bool kept), void *arg,
                                  uint64_t *ret_blocks) {
@@ -115,10 +116,12 @@ static inline int tier_scan(struct tier *t, uint64_t ns_id,
                             void *arg) {
   return t->ops->scan(t, ns_id, each, arg);
 }
+/* Visible blocks of a namespace and the bytes of their data. */
 static inline void tier_usage(struct tier *t, uint64_t ns_id, uint64_t *ret_bytes, uint64_t *ret_blocks) {
   t->ops->usage(t, ns_id, ret_bytes, ret_blocks);
 }
-/* New budget; evicts down to it as far as pins and kept blocks allow. */
+/* New budget; evicts down to it as far as pins and kept blocks allow. 0, -EINVAL (too small), or -ENOMEM: beyond what the
+ * tier could reserve when it was made (RAM: twice its size then, or the machine's memory). */
 static inline int tier_resize(struct tier *t, uint64_t max_bytes) { return t->ops->resize(t, max_bytes); }
 static inline void tier_stats(struct tier *t, struct tier_stats *ret) { t->ops->stats(t, ret); }
 /* All views and slots must be gone. NULLs it; accepts NULL. */
@@ -128,7 +131,8 @@ static inline void tier_free(struct tier **t) {
   *t = NULL;
 }
 
-/* ram.c: blocks in RAM under a byte budget, sharded, LRU per shard set. max_bytes >= 16 MiB. 0, -EINVAL, -ENOMEM. */
+/* ram.c: blocks in RAM under a byte budget, sharded, evicted least recently used first. max_bytes >= 16 MiB. 0, -EINVAL,
+ * -ENOMEM. */
 int tier_ram_new(struct tier **ret, uint64_t max_bytes, struct err *e);
 
 #endif
