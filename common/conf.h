@@ -1,8 +1,8 @@
 /* conf.h - one table row per setting feeds the YAML parser, the range check, --help, the manual page and --dump-config.
  *
  * The file is parsed by libcyaml after a schema that is made from the table; what libcyaml cannot say (ranges, the line
- * of an offending key) comes from a walk over libyaml's marks. Any problem stops the start and names file, line, key and
- * what would be accepted. */
+ * of an offending key) comes from a walk over libyaml's marks. Any problem stops the start and names file, line, key
+ * and what would be accepted. */
 #ifndef FB_COMMON_CONF_H
 #define FB_COMMON_CONF_H
 
@@ -20,7 +20,8 @@ enum conf_type {
   CONF_BYTES,   /* uint64_t, min..max; also accepts 64KiB, 10MiB, 2GiB, 1TiB suffixes */
   CONF_ENUM,    /* unsigned: index into `choices`, a NULL-terminated array of names */
   CONF_STRINGS, /* struct conf_strings: a YAML sequence of strings; min..max = number of them */
-  CONF_RECORDS, /* struct conf_records: a YAML sequence of mappings, each after `fields`; min..max = number of them */
+  CONF_RECORDS, /* struct conf_records: a YAML sequence of mappings, each after `fields` (no records among them);
+                   min..max = number of them */
 };
 
 struct conf_strings {
@@ -32,8 +33,8 @@ struct conf_records {
   unsigned n;
 };
 
-/* A row. Key is "section.name" or "name" (one level of sections). Offsets are into the configuration struct (for the
- * rows in `fields`: into the record). */
+/* A row; tables of rows end with a NULL key. Key is "section.name" or "name" (one level of sections), under 80 bytes.
+ * Offsets are into the configuration struct (for the rows in `fields`: into the record). */
 struct conf_row {
   const char *key;
   enum conf_type type;
@@ -47,18 +48,20 @@ struct conf_row {
   const char *help; /* one sentence, with the unit */
 };
 
-/* Fills `conf` (zeroed by the caller) from the rows' defaults. Ends with a NULL key. 0 or -ENOMEM. */
+/* Fills `conf` (zeroed by the caller) from the rows' defaults; strings are never NULL afterwards. 0 or -ENOMEM
+ * (conf_fini frees what is there by then). A default that its own row refuses is a bug, and asserted. */
 int conf_defaults(const struct conf_row *rows, void *conf);
-/* Reads `path` over what is in `conf`. -ENOENT, -EACCES..., -FB_EBADCONF; the text has the form
- *   FILE:LINE: KEY: what is wrong; accepted: ...
- * On failure conf is unchanged. The file may hold at most CONF_FILE_MAX bytes. */
+/* Reads `path` over what is in `conf`; a list in the file replaces the whole list. Keys that the file does not have
+ * keep their values, so min..max hold for what is given. -ENOENT, -EACCES..., -ENOMEM, -FB_EBADCONF; the text has the
+ * form FILE:LINE: KEY: what is wrong; accepted: ... On failure conf is unchanged. The file may hold at most
+ * CONF_FILE_MAX bytes, no aliases, tags, or second document. */
 #define CONF_FILE_MAX (1u << 20)
 int conf_load(const struct conf_row *rows, void *conf, const char *path, struct err *e);
 /* The same from memory; `name` stands for the file in texts. */
 int conf_parse(const struct conf_row *rows, void *conf, const char *name, const char *text, size_t len, struct err *e);
 /* Sets one row from "KEY=VALUE" (--set). Scalars only. Errors as conf_load, with "--set" for FILE:LINE. */
 int conf_set(const struct conf_row *rows, void *conf, const char *assignment, struct err *e);
-/* Frees what rows point to and zeroes conf. */
+/* Frees what rows point to and zeroes their fields. */
 void conf_fini(const struct conf_row *rows, void *conf);
 
 /* YAML that conf_load would read back to the same values, each key with its help as a comment when `comments`. */
