@@ -8,7 +8,7 @@
         assert c.counter("origin_read_bytes") == 3 << 20   # summed over the peers
         c.peers[1].kill()                                  # SIGKILL; .term() .freeze() .thaw() .start() .restart()
         r = c.cli("stat", "demo/missing", check=False)     # r.returncode, r.stdout, r.stderr, r.json
-        assert r.returncode == 4 and "missing" in r.stderr
+        assert r.returncode == 3 and "missing" in r.stderr
 
 Configuration: make_cluster(n, SECTION={"key": value}, ...) is merged over the default of each peer; `per_peer` maps a
 peer's number to what only that peer gets; `members` replaces the member list (to give two peers different rings);
