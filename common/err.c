@@ -50,8 +50,8 @@ const char *err_name(int code) {
   switch (magnitude(code)) {
   case 0:
     return "OK";
-#define X(name, number, text) \
-  case number:                \
+#define X(name, number, text)                                                                                          \
+  case number:                                                                                                         \
     return #name;
     FB_CODES(X)
 #undef X
@@ -66,8 +66,8 @@ const char *err_describe(int code) {
   switch (magnitude(code)) {
   case 0:
     return "success";
-#define X(name, number, text) \
-  case number:                \
+#define X(name, number, text)                                                                                          \
+  case number:                                                                                                         \
     return text;
     FB_CODES(X)
 #undef X

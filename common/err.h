@@ -14,29 +14,29 @@
 
 /* The one table of Forebay's own codes. Columns: name, number on the wire, short description. The public header
  * repeats the numbers (tests/unit/test_err.c holds the two together); proto/status.c maps each to a gRPC status. */
-#define FB_CODES(X)                                                                 \
-  X(FB_ENONS, 5001, "no such namespace")                                            \
-  X(FB_ENSEXISTS, 5002, "namespace exists already")                                 \
-  X(FB_ENSNAME, 5003, "bad namespace name")                                         \
-  X(FB_EKEYEMPTY, 5004, "empty key")                                                \
-  X(FB_EKEYLONG, 5005, "key longer than 1024 bytes")                                \
-  X(FB_EKEYNAME, 5006, "key has an empty, '.' or '..' component, or a NUL byte")    \
-  X(FB_EPASTEND, 5007, "range starts past the end")                                 \
-  X(FB_ETOOBIG, 5008, "message or value over its size limit")                       \
-  X(FB_EPEERSEMPTY, 5009, "empty peer list")                                        \
-  X(FB_EPEERSDUP, 5010, "duplicate peer in the list")                               \
-  X(FB_ERING, 5011, "peers disagree on the ring")                                   \
-  X(FB_ECHANGED, 5012, "file changed while it was read")                            \
-  X(FB_ECRC, 5013, "checksum mismatch")                                             \
-  X(FB_EESCAPES, 5014, "path leaves the origin directory")                          \
-  X(FB_ENOTDERIVED, 5015, "namespace does not take puts")                           \
-  X(FB_EORIGINROOT, 5016, "origin directory is not below an allowed root")          \
-  X(FB_EPEERDOWN, 5017, "peer unreachable")                                         \
-  X(FB_EBUSY, 5018, "over a configured limit, try again later")                     \
-  X(FB_ESHORT, 5019, "origin returned fewer bytes than the file holds")             \
-  X(FB_EPROTO, 5020, "malformed or unexpected message")                             \
-  X(FB_EBADCONF, 5021, "bad configuration")                                         \
-  X(FB_EBELOWTARGET, 5022, "prestage ended below its target")                       \
+#define FB_CODES(X)                                                                                                    \
+  X(FB_ENONS, 5001, "no such namespace")                                                                               \
+  X(FB_ENSEXISTS, 5002, "namespace exists already")                                                                    \
+  X(FB_ENSNAME, 5003, "bad namespace name")                                                                            \
+  X(FB_EKEYEMPTY, 5004, "empty key")                                                                                   \
+  X(FB_EKEYLONG, 5005, "key longer than 1024 bytes")                                                                   \
+  X(FB_EKEYNAME, 5006, "key has an empty, '.' or '..' component, or a NUL byte")                                       \
+  X(FB_EPASTEND, 5007, "range starts past the end")                                                                    \
+  X(FB_ETOOBIG, 5008, "message or value over its size limit")                                                          \
+  X(FB_EPEERSEMPTY, 5009, "empty peer list")                                                                           \
+  X(FB_EPEERSDUP, 5010, "duplicate peer in the list")                                                                  \
+  X(FB_ERING, 5011, "peers disagree on the ring")                                                                      \
+  X(FB_ECHANGED, 5012, "file changed while it was read")                                                               \
+  X(FB_ECRC, 5013, "checksum mismatch")                                                                                \
+  X(FB_EESCAPES, 5014, "path leaves the origin directory")                                                             \
+  X(FB_ENOTDERIVED, 5015, "namespace does not take puts")                                                              \
+  X(FB_EORIGINROOT, 5016, "origin directory is not below an allowed root")                                             \
+  X(FB_EPEERDOWN, 5017, "peer unreachable")                                                                            \
+  X(FB_EBUSY, 5018, "over a configured limit, try again later")                                                        \
+  X(FB_ESHORT, 5019, "origin returned fewer bytes than the file holds")                                                \
+  X(FB_EPROTO, 5020, "malformed or unexpected message")                                                                \
+  X(FB_EBADCONF, 5021, "bad configuration")                                                                            \
+  X(FB_EBELOWTARGET, 5022, "prestage ended below its target")                                                          \
   X(FB_EDIFFERS, 5023, "cache and origin differ")
 
 #ifndef FOREBAY_H /* the public header has the same names; where both are needed it comes first */

@@ -28,6 +28,7 @@ static inline void member_free(struct member **m) {
 }
 
 /* static.c: the list of the configuration, epoch 1 for ever. Errors as ring_new's. */
-int member_static_new(struct member **ret, const struct ring_member *members, unsigned n, uint32_t slots, struct err *e);
+int member_static_new(struct member **ret, const struct ring_member *members, unsigned n, uint32_t slots,
+                      struct err *e);
 
 #endif

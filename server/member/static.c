@@ -1,4 +1,5 @@
-/* static.c - membership that is the configuration's list: every peer has the same list, so every peer has the same ring. */
+/* static.c - membership that is the configuration's list: every peer has the same list, so every peer has the same
+ * ring. */
 #include <errno.h>
 #include <stdlib.h>
 

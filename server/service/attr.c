@@ -116,11 +116,8 @@ static void put(struct service *s, const struct ns *ns, const char *key, const s
 
   if (!fresh)
     return; /* nothing learnt, nothing wrong */
-  *fresh = (struct entry){.ns_id = ns->r.id,
-                          .learned_ns = clock_mono_ns(),
-                          .code = code,
-                          .hash = (uint32_t)h,
-                          .key_len = (uint16_t)len};
+  *fresh = (struct entry){
+      .ns_id = ns->r.id, .learned_ns = clock_mono_ns(), .code = code, .hash = (uint32_t)h, .key_len = (uint16_t)len};
   if (a)
     fresh->attr = *a;
   memcpy(fresh->key, key, len);
@@ -312,7 +309,8 @@ void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, 
     done(arg, -ENOMEM, "out of memory", NULL);
     return;
   }
-  *w = (struct attr_wait){.w = {.done = attr_landed, .deadline_ns = deadline_ns}, .etag = etag, .done = done, .arg = arg};
+  *w = (struct attr_wait){
+      .w = {.done = attr_landed, .deadline_ns = deadline_ns}, .etag = etag, .done = done, .arg = arg};
   put_le64(fkey, ns->r.id);
   memcpy(fkey + 8, key, len);
   if (!flight_join(s->attr_flights, fkey, 8 + len, hash_bytes128(fkey, 8 + len), &w->w, &f)) {

@@ -133,8 +133,8 @@ static int origin_into(struct fill_job *j, void *data, uint32_t len, struct err 
 
   if (r < 0)
     return r;
-  ssize_t n = origin_read(o, ns_path(j->ns, j->key, path), j->attr.etag, j->index * j->ns->r.block_bytes, data, len,
-                          NULL, e);
+  ssize_t n =
+      origin_read(o, ns_path(j->ns, j->key, path), j->attr.etag, j->index * j->ns->r.block_bytes, data, len, NULL, e);
   if (n == (ssize_t)len) {
     metric_add(s, M_origin_reads, 1);
     metric_add(s, M_origin_read_bytes, len);
@@ -241,8 +241,7 @@ static void lead(struct service *s, struct ns *ns, const char *key, const struct
   struct fill_job *j = malloc(sizeof *j + key_len + 1);
   int r = -ENOMEM;
   if (j) {
-    *j = (struct fill_job){
-        .job = {.fn = fill_run}, .s = s, .ns = ns_ref(ns), .flight = f, .attr = *a, .index = index};
+    *j = (struct fill_job){.job = {.fn = fill_run}, .s = s, .ns = ns_ref(ns), .flight = f, .attr = *a, .index = index};
     memcpy(j->key, key, key_len + 1);
     r = pool_submit(s->origin_pool, &j->job);
   }

@@ -28,9 +28,9 @@ struct catalog {
   struct service *s;
   char *dir;
   pthread_mutex_t mtx;
-  unsigned n, cap; /* under mtx */
-  struct ns **v;   /* under mtx; by name; tombstones too */
-  bool dirty;      /* under mtx: the file is older than this */
+  unsigned n, cap;          /* under mtx */
+  struct ns **v;            /* under mtx; by name; tombstones too */
+  bool dirty;               /* under mtx: the file is older than this */
   pthread_mutex_t save_mtx; /* one save at a time; taken before mtx */
 };
 
@@ -220,7 +220,8 @@ int catalog_apply(struct catalog *c, const struct ns_record *records, unsigned n
     if (took <= 0)
       ns_unref(&fresh);
     if (took < 0)
-      return err_set(e, took, took == -ENOMEM ? "out of memory" : "there are %u namespaces already, the most there may be",
+      return err_set(e, took,
+                     took == -ENOMEM ? "out of memory" : "there are %u namespaces already, the most there may be",
                      NS_MAX);
     if (old && !old->r.dropped && (r->dropped || r->id != old->r.id)) {
       uint64_t bytes = tier_drop(c->s->tier, old->r.id, NULL, NULL, NULL);
@@ -251,8 +252,8 @@ int catalog_create(struct catalog *c, const struct ns_record *r, struct err *e) 
   if (took == -FB_ENSEXISTS || took == 0)
     return err_set(e, -FB_ENSEXISTS, "namespace exists already: drop it first, or choose another name");
   if (took < 0)
-    return err_set(e, took, took == -ENOMEM ? "out of memory" : "there are %u namespaces already, the most there may be",
-                   NS_MAX);
+    return err_set(
+        e, took, took == -ENOMEM ? "out of memory" : "there are %u namespaces already, the most there may be", NS_MAX);
   return 0;
 }
 

@@ -9,7 +9,8 @@
 struct ns *ns_make(const struct ns_record *r);
 /* Revision of the record (or tombstone) of a name; 0 = none. */
 uint64_t catalog_revision(struct catalog *c, const char *name);
-/* Takes a record whose name is free (or has a tombstone of a lower revision). -FB_ENSEXISTS, -FB_EBUSY (full), -ENOMEM. */
+/* Takes a record whose name is free (or has a tombstone of a lower revision). -FB_ENSEXISTS, -FB_EBUSY (full), -ENOMEM.
+ */
 int catalog_create(struct catalog *c, const struct ns_record *r, struct err *e);
 /* Writes the file if anything changed since the last time. Blocks (fsync). */
 int catalog_save(struct catalog *c, struct err *e);

@@ -85,18 +85,26 @@ int service_start(struct service *s, struct err *e) {
   return 0;
 }
 
-void service_stop(struct service *s, int64_t deadline_ns) {
+bool service_stop(struct service *s, int64_t deadline_ns) {
+  unsigned left;
+
   atomic_store(&s->stopping, true);
   if (s->ticker_runs) {
     pthread_join(s->ticker, NULL);
     s->ticker_runs = false;
   }
-  prestage_runs_stop(s->runs, deadline_ns);
-  /* What is in flight lands by itself: pool jobs end when the origin answers, waiters at their deadline at the latest. */
-  while (flight_count(s->block_flights) + flight_count(s->attr_flights) > 0 && clock_mono_ns() < deadline_ns) {
+  /* Nobody waits for an answer any more: waiters end now, fills when the origin answers. */
+  do {
+    left = prestage_runs_stop(s->runs);
+    flight_expire(s->block_flights, INT64_MAX);
+    flight_expire(s->attr_flights, INT64_MAX);
+    left += flight_count(s->block_flights) + flight_count(s->attr_flights) + atomic_load(&s->pulling);
+    if (left == 0)
+      return true;
     struct timespec pause = clock_timespec(2 * NS_PER_MS);
     clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
-  }
+  } while (clock_mono_ns() < deadline_ns);
+  return false;
 }
 
 void service_free(struct service **sp) {
@@ -131,5 +139,7 @@ void service_reload(struct service *s, const struct service_conf *conf) {
 
 void service_set_draining(struct service *s, bool draining) { atomic_store(&s->draining, draining); }
 
-struct ring *service_ring(struct service *s) { return member_ring(s->member); }
+struct ring *service_ring(struct service *s) {
+  return member_ring(s->member);
+}
 const char *service_self(struct service *s) { return s->self; }

@@ -5,12 +5,13 @@
  *                        | crosses a chunk boundary: two gets (get_split.c)
  *
  * A value that lives in RAM only and is not here may be with another candidate of its slot (it was put while we were
- * away): they are asked, with resident_only, before the answer is ENOENT. A dataset read that names no version and meets
- * a change begins anew, three times at most. */
+ * away): they are asked, with resident_only, before the answer is ENOENT. A dataset read that names no version and
+ * meets a change begins anew, three times at most. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/names.h"
 #include "forebay/v1/cache.pb-c.h"
 #include "server/service/internal.h"
@@ -26,7 +27,7 @@ struct part {
 
 struct get_op {
   struct service *s;
-  struct ns *ns; /* reference, once found */
+  struct ns *ns;    /* reference, once found */
   struct get_req q; /* ns and key point into `names` */
   get_done_fn done;
   void *arg;

@@ -30,7 +30,7 @@ enum metric {
 
 /* One namespace as the operations see it. Immutable after it was made, but for the lazily opened origin. */
 struct ns {
-  atomic_uint refs; /* catalog (until dropped or replaced) and operations in flight */
+  atomic_uint refs;   /* catalog (until dropped or replaced) and operations in flight */
   struct ns_record r; /* strings in `store` */
   char *store;
   pthread_mutex_t origin_mtx;
@@ -118,7 +118,8 @@ typedef void (*block_done_fn)(void *arg, int code, const char *text, const struc
 void block_get(struct service *s, struct ns *ns, const char *key, const struct attr *a, uint64_t index,
                int64_t deadline_ns, block_done_fn done, void *arg);
 /* Resident now? With verify also checks the CRC; a block that fails it is removed, counted and reported as absent. */
-bool block_resident(struct service *s, const struct ns *ns, const char *key, uint64_t etag, uint64_t index, bool verify);
+bool block_resident(struct service *s, const struct ns *ns, const char *key, uint64_t etag, uint64_t index,
+                    bool verify);
 
 /* get_split.c: a get whose range crosses a chunk boundary. */
 void get_split(struct service *s, const struct get_req *q, get_done_fn done, void *arg);

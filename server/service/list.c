@@ -1,8 +1,8 @@
 /* list.c - what a namespace holds, page by page.
  *
  * With an origin the listing is the origin's, read by whichever peer was asked: directories need no owner. Values that
- * live in RAM only are scattered: each peer gives the keys it holds, the peer that was asked merges them. A listing runs
- * on a scan thread, which waits for the reader after every page, within the deadline. */
+ * live in RAM only are scattered: each peer gives the keys it holds, the peer that was asked merges them. A listing
+ * runs on a scan thread, which waits for the reader after every page, within the deadline. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 struct list_op {
   struct pool_job job; /* first */
   struct service *s;
-  struct ns *ns; /* reference, once found */
+  struct ns *ns;     /* reference, once found */
   struct list_req q; /* ns and prefix point into `names` */
   list_page_fn page;
   op_done_fn done;
@@ -92,8 +92,7 @@ static int add(struct list_op *op, const char *key, const struct object_info *in
 static int on_origin_entry(void *arg, const char *path, const struct origin_stat *st) {
   struct list_op *op = arg;
   size_t skip = op->ns->r.kind == NS_DERIVED && op->ns->r.version[0] ? strlen(op->ns->r.version) + 1 : 0;
-  struct object_info info = {
-      .size = st->size, .mtime_ns = st->mtime_ns, .etag = st->etag, .directory = st->directory};
+  struct object_info info = {.size = st->size, .mtime_ns = st->mtime_ns, .etag = st->etag, .directory = st->directory};
 
   return add(op, path + skip, &info);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/names.h"
 #include "forebay/v1/admin.pb-c.h"
 #include "server/service/catalog.h"
@@ -361,12 +362,11 @@ static void change_forward(struct ns_op *op) {
   d.name = (char *)op->ns->r.name;
   c.ns = pb[0];
   c.route = d.route = &route;
-  struct peer_call_args a = {
-      .method = op->drop ? "/forebay.v1.Namespaces/Drop" : "/forebay.v1.Namespaces/Create",
-      .request = op->drop ? &d.base : &c.base,
-      .reply_type = op->drop ? &forebay__v1__drop_namespace_reply__descriptor
-                             : &forebay__v1__create_namespace_reply__descriptor,
-      .deadline_ns = op->deadline_ns};
+  struct peer_call_args a = {.method = op->drop ? "/forebay.v1.Namespaces/Drop" : "/forebay.v1.Namespaces/Create",
+                             .request = op->drop ? &d.base : &c.base,
+                             .reply_type = op->drop ? &forebay__v1__drop_namespace_reply__descriptor
+                                                    : &forebay__v1__create_namespace_reply__descriptor,
+                             .deadline_ns = op->deadline_ns};
   struct rpc_call *call = peer_call(p, &a, change_forwarded, op);
   rpc_call_unref(&call);
   peer_unref(&p);
@@ -489,8 +489,8 @@ static void show_found(void *arg, int code, const char *text, struct ns *ns) {
   ring_unref(&ring);
   q.name = (char *)ns->r.name;
   q.route = &route;
-  fanout(op->s, "/forebay.v1.Namespaces/Show", &q.base, &forebay__v1__show_namespace_reply__descriptor,
-         op->deadline_ns, show_reply, told_all, op);
+  fanout(op->s, "/forebay.v1.Namespaces/Show", &q.base, &forebay__v1__show_namespace_reply__descriptor, op->deadline_ns,
+         show_reply, told_all, op);
 }
 
 void service_ns_show(struct service *s, const char *name, const struct route *route, int64_t deadline_ns,

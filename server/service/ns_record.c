@@ -26,12 +26,16 @@ int ns_record_check(const struct ns_record *r, struct err *e) {
     return err_set(e, -EINVAL, "namespace %s: replicas %u is not in 1..8", r->name, r->replicas);
   if (strlen(r->version) > HASH_VERSION_MAX || strchr(r->version, '/') || !strcmp(r->version, ".") ||
       !strcmp(r->version, ".."))
-    return err_set(e, -EINVAL, "namespace %s: a version is at most 255 bytes without '/', and not '.' or '..'", r->name);
+    return err_set(e, -EINVAL, "namespace %s: a version is at most 255 bytes without '/', and not '.' or '..'",
+                   r->name);
   if (r->kind == NS_DERIVED && r->ack == ACK_NVME)
-    return err_set(e, -EINVAL, "namespace %s: ack=nvme needs an NVMe tier, which peers do not have yet; accepted: ram, "
-                               "origin (with an origin directory)", r->name);
+    return err_set(e, -EINVAL,
+                   "namespace %s: ack=nvme needs an NVMe tier, which peers do not have yet; accepted: ram, "
+                   "origin (with an origin directory)",
+                   r->name);
   if (r->kind == NS_DERIVED && (r->ack == ACK_ORIGIN) != (*r->origin != '\0'))
-    return err_set(e, -EINVAL, "namespace %s: ack=origin and an origin directory belong together; without one use ack=ram",
+    return err_set(e, -EINVAL,
+                   "namespace %s: ack=origin and an origin directory belong together; without one use ack=ram",
                    r->name);
   if (r->ack < ACK_DEFAULT || r->ack > ACK_ORIGIN)
     return err_set(e, -EINVAL, "namespace %s: unknown ack level %d", r->name, r->ack);

@@ -17,9 +17,9 @@ void attr_table_free(struct attr_table **t);
 int peer_table_new(struct peer_table **ret);
 void peer_table_free(struct peer_table **t);
 
-/* prestage.c: the runs of this peer. Stop asks them to end and waits for them until the deadline. */
+/* prestage.c: the runs of this peer. Stop refuses new ones, asks the others to end, and tells how many have not yet. */
 int prestage_runs_new(struct prestage_runs **ret, struct service *s);
-void prestage_runs_stop(struct prestage_runs *r, int64_t deadline_ns);
+unsigned prestage_runs_stop(struct prestage_runs *r);
 void prestage_runs_free(struct prestage_runs **r);
 
 /* catalog.c: begins an exchange with another peer (in turn), unless one is under way. Does not block. */

@@ -180,8 +180,7 @@ static void fanout_leave(struct fanout *f) {
   free(f);
 }
 
-static void fanout_replied(void *arg, int code, const char *text, const ProtobufCMessage *reply,
-                           struct blob *payload) {
+static void fanout_replied(void *arg, int code, const char *text, const ProtobufCMessage *reply, struct blob *payload) {
   struct fanout_leg *leg = arg;
   struct fanout *f = leg->f;
   const char *name = ring_member(f->ring, leg->index)->name;

@@ -3,8 +3,8 @@
  *   ack=origin  the file is written and fsynced in the origin directory first; RAM gets a copy if there is room
  *   ack=ram     the value is kept in RAM, never evicted, until it is dropped; no room means -ENOSPC and nothing stored
  *
- * A value becomes visible by one step (rename or link at the origin, the attribute block in RAM), after all its bytes are
- * in place, so a reader meets the old value, the new one, or none. Puts of one key on one peer are serialised. */
+ * A value becomes visible by one step (rename or link at the origin, the attribute block in RAM), after all its bytes
+ * are in place, so a reader meets the old value, the new one, or none. Puts of one key on one peer are serialised. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +69,8 @@ static void finish(struct put_op *op, int code, const char *text, const struct o
 
 /* ---- here ------------------------------------------------------------------------------------------------------- */
 
-/* Copies block `index` of the value into the tier. With `slot` the block is only reserved and written; commit follows. */
+/* Copies block `index` of the value into the tier. With `slot` the block is only reserved and written; commit follows.
+ */
 static int stage(struct put_op *op, const struct attr *a, uint64_t index, unsigned flags, struct tier_slot *slot) {
   uint8_t buf[TIER_KEY_MAX];
   struct block_id id;
@@ -161,9 +162,10 @@ static int put_ram_locked(struct put_op *op, const struct attr *a, const struct 
   while (staged > 0)
     tier_abort(s->tier, &slot[--staged]);
   free(slot);
-  return err_set(e, r, r == -ENOSPC ? "RAM tier has no room that may be freed (ram.max_bytes): drop or invalidate data, "
-                                      "or give the namespace an origin"
-                                    : "cannot reserve memory");
+  return err_set(e, r,
+                 r == -ENOSPC ? "RAM tier has no room that may be freed (ram.max_bytes): drop or invalidate data, "
+                                "or give the namespace an origin"
+                              : "cannot reserve memory");
 }
 
 static int put_ram(struct put_op *op, struct attr *ret, struct err *e) {

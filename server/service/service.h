@@ -32,26 +32,26 @@ struct service_conf {
   struct rpc_loop *loop; /* for calls to other peers */
   char *const *origin_roots;
   unsigned n_origin_roots;
-  uint32_t origin_threads;       /* concurrent origin reads, 1..256 */
-  uint32_t origin_queue;         /* fills that may wait for a thread; more are refused with FB_EBUSY */
-  uint32_t origin_open_files;    /* per namespace */
-  uint32_t error_ttl_ms;         /* 0..1000: how long an origin's error may be repeated */
-  uint32_t attr_entries;         /* attributes kept */
-  uint64_t uncached_max_bytes;   /* memory for blocks served while the tier has no room */
+  uint32_t origin_threads;     /* concurrent origin reads, 1..256 */
+  uint32_t origin_queue;       /* fills that may wait for a thread; more are refused with FB_EBUSY */
+  uint32_t origin_open_files;  /* per namespace */
+  uint32_t error_ttl_ms;       /* 0..1000: how long an origin's error may be repeated */
+  uint32_t attr_entries;       /* attributes kept */
+  uint64_t uncached_max_bytes; /* memory for blocks served while the tier has no room */
   uint64_t put_max_value_bytes;
   uint64_t put_max_inflight_bytes;
-  uint32_t peer_timeout_ms;      /* one attempt at another peer */
-  uint32_t prestage_parallel;    /* chunks in flight per peer and run, 1..64 */
-  uint32_t prestage_runs;        /* runs at a time, 1..64 */
-  uint32_t catalog_sync_ms;      /* between pulls from another peer */
+  uint32_t peer_timeout_ms;   /* one attempt at another peer */
+  uint32_t prestage_parallel; /* chunks in flight per peer and run, 1..64 */
+  uint32_t prestage_runs;     /* runs at a time, 1..64 */
+  uint32_t catalog_sync_ms;   /* between pulls from another peer */
 };
 
 int service_new(struct service **ret, const struct service_conf *conf, struct err *e);
 /* Loads the catalog, starts the threads, pulls the others' catalogs in the background. */
 int service_start(struct service *s, struct err *e);
-/* Refuses new prestage runs, stops the running ones and background work, waits for fills in flight. Call after the RPC
- * server has stopped. Blocks at most until deadline_ns. */
-void service_stop(struct service *s, int64_t deadline_ns);
+/* Stops prestage runs and background work, waits for fills in flight. Call after the RPC server has stopped. Blocks at
+ * most until deadline_ns. False: an origin still has not answered a worker; service_free would wait for it. */
+bool service_stop(struct service *s, int64_t deadline_ns);
 void service_free(struct service **s);
 /* SIGHUP: values that may change while running; others in conf are ignored. */
 void service_reload(struct service *s, const struct service_conf *conf);
@@ -87,7 +87,7 @@ struct get_reply {
   struct object_info info;
   int source;
   const char *peer;
-  uint32_t crc; /* of data */
+  uint32_t crc;      /* of data */
   struct blob *data; /* never NULL; may be empty */
 };
 typedef void (*get_done_fn)(void *arg, int code, const char *text, const struct get_reply *r);
@@ -104,8 +104,8 @@ typedef void (*stat_done_fn)(void *arg, int code, const char *text, const struct
 void service_stat(struct service *s, const struct stat_req *q, stat_done_fn done, void *arg);
 
 /* ---- put ---- The caller has collected the value; admission of its bytes comes first:
- * service_put_admit checks namespace, key and size and reserves `size` of put_max_inflight_bytes (0, or a code with text:
- * -FB_ETOOBIG, -FB_EBUSY, -FB_ENONS...); service_put_release gives it back. */
+ * service_put_admit checks namespace, key and size and reserves `size` of put_max_inflight_bytes (0, or a code with
+ * text: -FB_ETOOBIG, -FB_EBUSY, -FB_ENONS...); service_put_release gives it back. */
 int service_put_admit(struct service *s, const char *ns, const char *key, uint64_t size, struct err *e);
 void service_put_release(struct service *s, uint64_t size);
 struct put_req {
@@ -120,8 +120,8 @@ typedef void (*put_done_fn)(void *arg, int code, const char *text, const struct 
                             const char *peer);
 void service_put(struct service *s, const struct put_req *q, put_done_fn done, void *arg);
 
-/* ---- list ---- Pages of at most LIST_PAGE entries. `page` runs on a scan thread, one at a time; after it the operation
- * waits until service_list_next is called (true: go on, false: stop). done runs last. */
+/* ---- list ---- Pages of at most LIST_PAGE entries. `page` runs on a scan thread, one at a time; after it the
+ * operation waits until service_list_next is called (true: go on, false: stop). done runs last. */
 #define LIST_PAGE 1000u
 struct list_entry {
   const char *key;

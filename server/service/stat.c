@@ -78,10 +78,8 @@ static void forwarded(void *arg, int code, const char *text, const ProtobufCMess
   } else if (!g->info) {
     finish(op, -FB_EPROTO, "the owner's answer lacks its info", NULL, NULL);
   } else {
-    struct object_info info = {.size = g->info->size,
-                               .mtime_ns = g->info->mtime_ns,
-                               .etag = g->info->etag,
-                               .directory = g->info->directory};
+    struct object_info info = {
+        .size = g->info->size, .mtime_ns = g->info->mtime_ns, .etag = g->info->etag, .directory = g->info->directory};
     finish(op, 0, "", &info, g->peer);
   }
 }
