@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "client/lib/keys.h" /* the limits that requests are held to */
 #include "common/blob.h"
 #include "common/err.h"
 #include "proto/rpc.h"

@@ -39,9 +39,9 @@ ROOMS = {
 # Third-party headers and the files that may include them.
 API_MESSAGES = ["proto/*", "client/lib/*", "server/service/*", "server/net/*"]
 THIRD_PARTY = [
+    ("*.pb-c.h", API_MESSAGES),  # first: the health service's messages lie in grpc/ too
     ("grpc/*", ["proto/rpc*"]),
     ("protobuf-c/*", API_MESSAGES),
-    ("*.pb-c.h", API_MESSAGES),
     ("cyaml/*", ["common/conf*"]),
     ("yaml.h", ["common/conf*"]),
     ("isa-l/*", ["common/crc.c"]),
