@@ -5,11 +5,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "common/err.h"
+#include "tests/lib/testlib.h"
 
 static const struct {
   const char *name;
@@ -35,6 +38,29 @@ static void every_code_has_its_own_number_name_and_text(void **state) {
     }
   }
   assert_int_equal(FB_ENONS, 5001);
+}
+
+/* The public header cannot be included beside err.h (it repeats the names), so its text is read. */
+static void public_header_repeats_the_codes(void **state) {
+  char *text = test_read_file("client/include/forebay/forebay.h", NULL);
+  size_t found = 0;
+
+  (void)state;
+  for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+    char name[64];
+    int number;
+
+    if (sscanf(line, " FB_%60[A-Z] = %d ,", name, &number) != 2)
+      continue;
+    assert_true(found < N_CODES);
+    assert_string_equal(name, codes[found].name + 3);
+    assert_int_equal(number, codes[found].number);
+    if (!strstr(line, codes[found].text))
+      fail_msg("forebay.h describes FB_%s otherwise than \"%s\"", name, codes[found].text);
+    found++;
+  }
+  assert_int_equal(found, N_CODES);
+  free(text);
 }
 
 static void errnos_and_strangers(void **state) {
@@ -95,6 +121,7 @@ static void prefixes_go_in_front(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_code_has_its_own_number_name_and_text),
+      cmocka_unit_test(public_header_repeats_the_codes),
       cmocka_unit_test(errnos_and_strangers),
       cmocka_unit_test(texts_are_set_and_cut),
       cmocka_unit_test(prefixes_go_in_front),
