@@ -150,6 +150,8 @@ FB_API int fb_list(fb_client *c, const char *ns, const char *prefix, bool recurs
  * all). ret_* may be NULL. Peers that could not be reached: -FB_EPEERDOWN, after the others have forgotten. */
 FB_API int fb_invalidate(fb_client *c, const char *ns, const char *pattern, uint64_t *ret_blocks, uint64_t *ret_bytes,
                          struct fb_error *err);
+/* Does the key match such a glob? As the peers judge it; NULL or "" matches all, a malformed glob nothing. */
+FB_API bool fb_glob_match(const char *pattern, const char *key);
 
 /* ---- namespaces ------------------------------------------------------------------------------------------------- */
 

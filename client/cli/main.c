@@ -1,0 +1,140 @@
+/* main.c - from a command line to a command, and from its result to an exit status and one error message. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/cli/cli.h"
+#include "client/cli/out.h"
+
+/* With --json an error is a member of the one object on stdout too; stderr is for people in any case. */
+static void tell_error(struct cli *cli, enum cli_exit status) {
+  fflush(stdout);
+  fputs("forebay: ", stderr);
+  out_text(stderr, cli->err.text);
+  fprintf(stderr, " (%s)\n", fb_error_name(cli->err.code));
+  if (!cli->json)
+    return;
+  if (cli->out.depth == 0)
+    json_object(&cli->out, NULL);
+  json_end_to(&cli->out, 1);
+  json_object(&cli->out, "error");
+  json_int(&cli->out, "code", cli->err.code);
+  json_string(&cli->out, "name", fb_error_name(cli->err.code));
+  json_string(&cli->out, "text", cli->err.text);
+  json_int(&cli->out, "exit", status);
+  json_end(&cli->out);
+}
+
+/* Closes what is open and makes sure that everything reached stdout: a full disk behind a pipe is a failure too. */
+static int finish(struct cli *cli, int rc) {
+  enum cli_exit status = rc < 0 ? cli_exit_of(rc) : (enum cli_exit)rc;
+
+  if (rc < 0 && cli->err.text[0] == '\0')
+    cli_fail(cli, rc, "%s", fb_error_describe(rc));
+  if (rc < 0) {
+    cli->err.code = rc;
+    tell_error(cli, status);
+  }
+  json_end_to(&cli->out, 0);
+  fb_close(&cli->client);
+  if (fflush(stdout) != 0 || ferror(stdout)) {
+    fprintf(stderr, "forebay: cannot write to standard output: %s\n", strerror(errno));
+    if (status == CLI_OK)
+      status = CLI_FAILED;
+  }
+  return (int)status;
+}
+
+static const char *command_name(void *arg, size_t i) {
+  (void)arg;
+  for (size_t k = 0; k <= i; k++)
+    if (!cli_commands[k])
+      return NULL;
+  return cli_commands[i]->name;
+}
+
+static int unknown_command(struct cli *cli, char **words, int n) {
+  char given[80];
+
+  /* "ns lst": the second word is the one to look at. */
+  if (n > 1 && cli_help_group(words[0], NULL))
+    snprintf(given, sizeof given, "%.30s %.40s", words[0], words[1]);
+  else
+    snprintf(given, sizeof given, "%.70s", words[0]);
+  if (n == 1 && cli_help_group(words[0], NULL)) {
+    cli_help_group(words[0], stderr);
+    return cli_fail(cli, -EINVAL, "'%s' wants one of the commands above", words[0]);
+  }
+  const char *near = args_nearest(given, command_name, NULL);
+  if (near)
+    return cli_fail(cli, -EINVAL, "unknown command '%s'; did you mean '%s'?", given, near);
+  return cli_fail(cli, -EINVAL, "unknown command '%s'; 'forebay --help' lists the commands", given);
+}
+
+static bool asks_for(int argc, char **argv, const char *option) {
+  for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+    if (strcmp(argv[i], option) == 0)
+      return true;
+  return false;
+}
+
+static void take_globals(struct cli *cli, const struct args *a) {
+  cli->options = (struct fb_options){
+      .peers = args_text(a, "peers", NULL),
+      .config = args_text(a, "config", NULL),
+      .timeout_ms = (uint32_t)args_number(a, "timeout-ms", 0),
+      .any_peer = args_set(a, "any-peer"),
+  };
+  /* --peers '' is refused by the parser, so an empty list can only come from the environment, which fb_open names. */
+  cli->json = args_set(a, "json");
+  cli->quiet = args_set(a, "quiet");
+}
+
+static int dispatch(struct cli *cli, int argc, char **argv) {
+  struct args a = {0};
+  char text[400];
+  int used;
+
+  cli->json = asks_for(argc, argv, "--json") || asks_for(argc, argv, "-j");
+  if (args_parse(&a, argc, argv, cli_globals, NULL, true, text, sizeof text) < 0)
+    return cli_fail(cli, -EINVAL, "%s; see 'forebay --help'", text);
+  if (args_set(&a, "version")) {
+    printf("forebay %s (libforebay %s)\n", FOREBAY_VERSION, fb_version());
+    return CLI_OK;
+  }
+  if (a.n_words == 0) {
+    if (args_set(&a, "help")) {
+      cli_help_all(stdout);
+      return CLI_OK;
+    }
+    return cli_fail(cli, -EINVAL, "no command given; 'forebay --help' lists the commands");
+  }
+  const struct command *c = cli_find(a.words, a.n_words, &used);
+  if (!c) {
+    bool help = args_set(&a, "help") || (a.n_words > 1 && strcmp(a.words[1], "--help") == 0);
+    if (help && cli_help_group(a.words[0], stdout))
+      return CLI_OK;
+    return unknown_command(cli, a.words, a.n_words);
+  }
+
+  char **rest = a.words + used - 1; /* its last word stands for argv[0] */
+  int n_rest = a.n_words - used + 1;
+  if (args_parse(&a, n_rest, rest, cli_globals, c->rows, false, text, sizeof text) < 0)
+    return cli_fail(cli, -EINVAL, "%s; see 'forebay %s --help'", text, c->name);
+  if (args_set(&a, "help")) {
+    cli_help_command(c, stdout);
+    return CLI_OK;
+  }
+  if ((unsigned)a.n_words < c->min_words || (unsigned)a.n_words > c->max_words)
+    return cli_fail(cli, -EINVAL, "usage: forebay %s%s%s [OPTION...]; see 'forebay %s --help'", c->name,
+                    *c->words ? " " : "", c->words, c->name);
+  take_globals(cli, &a);
+  return c->run(cli, &a);
+}
+
+int main(int argc, char **argv) {
+  struct cli cli = {.out.out = stdout};
+
+  return finish(&cli, dispatch(&cli, argc, argv));
+}
