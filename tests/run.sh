@@ -153,7 +153,7 @@ check_randomness() {
 # build PRESET: configures and compiles one preset of CMakePresets.json.
 build() {
   # shellcheck disable=SC2016 # expanded by the inner shell
-  step "build" 1200 one bash -c 'cmake --preset "$1" && cmake --build --preset "$1" -j "$2"' build "$1" "$jobs"
+  step "build" 1200 one bash -c 'cmake --preset "$1" -DFOREBAY_TESTS=ON && cmake --build --preset "$1" -j "$2"' build "$1" "$jobs"
 }
 
 # unit FOLDER [COMMAND...]: ctest in a build folder, under COMMAND.
