@@ -134,9 +134,13 @@ static void put_row(const struct conf_row *row, const void *conf, bool comments,
 }
 
 void conf_dump(const struct conf_row *rows, const void *conf, bool comments, FILE *out) {
+  bool begun = false;
+
   for (const struct conf_row *row = rows; row->key; row++)
-    if (conf_section_len(row->key) == 0)
+    if (conf_section_len(row->key) == 0) {
       put_row(row, conf, comments, out);
+      begun = true;
+    }
   for (const struct conf_row *row = rows; row->key; row++) {
     size_t n = conf_section_len(row->key);
     const struct conf_row *first = rows;
@@ -145,7 +149,8 @@ void conf_dump(const struct conf_row *rows, const void *conf, bool comments, FIL
       first++;
     if (n == 0 || first != row)
       continue;
-    fprintf(out, "%s%.*s:\n", comments ? "\n" : "", (int)n, row->key);
+    fprintf(out, "%s%.*s:\n", comments && begun ? "\n" : "", (int)n, row->key);
+    begun = true;
     for (; first->key; first++)
       if (conf_section_len(first->key) == n && !memcmp(first->key, row->key, n))
         put_row(first, conf, comments, out);

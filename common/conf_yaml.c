@@ -89,12 +89,15 @@ int conf_unknown_key(const struct conf_row *rows, const char *section, const cha
   char local[80], accepted[CONF_ACCEPTED_MAX] = "", near[128] = "";
   unsigned best = 64;
   size_t n = 0;
+  bool cut = false;
 
   for (unsigned i = 0; rows[i].key; i++) {
     if (!local_name(rows, i, section, local))
       continue;
-    if (n < sizeof accepted)
-      n += (size_t)snprintf(accepted + n, sizeof accepted - n, "%s%s", n ? ", " : "", local);
+    bool fits = n + strlen(local) + sizeof ", , ..." <= sizeof accepted;
+    if (!cut)
+      n += (size_t)snprintf(accepted + n, sizeof accepted - n, "%s%s", n ? ", " : "", fits ? local : "...");
+    cut = cut || !fits;
     unsigned d = distance(key, local);
     if (d < best && d <= 1 + strlen(key) / 3) {
       best = d;

@@ -229,6 +229,32 @@ static void nothing_is_fine(void **state) {
   conf_fini(rows, &before);
 }
 
+static void lists_of_accepted_keys_are_cut_visibly(void **state) {
+  static char names[60][32];
+  static struct conf_row many[61];
+  struct conf c = {0};
+  struct err e;
+
+  (void)state;
+  for (int i = 0; i < 60; i++) {
+    snprintf(names[i], sizeof names[i], "section.setting_%d", i);
+    many[i] = (struct conf_row){.key = names[i], .type = CONF_UINT, .offset = offsetof(struct conf, quota), .max = 1};
+  }
+  assert_int_equal(conf_set(many, &c, "something=1", &e), -FB_EBADCONF);
+  assert_memory_equal(e.text + strlen(e.text) - 5, ", ...", 5);
+  assert_int_equal(conf_parse(many, &c, "f.yaml", "section: {x: 1}", 15, &e), -FB_EBADCONF);
+  assert_non_null(strstr(e.text, "accepted: setting_0, setting_1, "));
+  assert_memory_equal(e.text + strlen(e.text) - 5, ", ...", 5);
+  /* A dump that begins with a section begins with no empty line. */
+  char *text = NULL;
+  size_t len;
+  FILE *out = open_memstream(&text, &len);
+  conf_dump(many, &c, true, out);
+  fclose(out);
+  assert_memory_equal(text, "section:\n", 9);
+  free(text);
+}
+
 static void byte_sizes(void **state) {
   static const struct {
     const char *text;
@@ -765,6 +791,7 @@ int main(void) {
       cmocka_unit_test(defaults),
       cmocka_unit_test(file_over_defaults),
       cmocka_unit_test(nothing_is_fine),
+      cmocka_unit_test(lists_of_accepted_keys_are_cut_visibly),
       cmocka_unit_test(byte_sizes),
       cmocka_unit_test(bad_input_is_named_and_changes_nothing),
       cmocka_unit_test(nul_bytes_and_sizes),
