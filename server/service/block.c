@@ -128,13 +128,18 @@ static struct uncached *uncached_new(struct service *s, uint32_t len) {
 static int origin_into(struct fill_job *j, void *data, uint32_t len, struct err *e) {
   char path[HASH_VERSION_MAX + HASH_KEY_MAX + 2];
   struct service *s = j->s;
+  struct origin_stat st;
   struct origin *o;
   int r = ns_origin(s, j->ns, &o, e);
 
   if (r < 0)
     return r;
   ssize_t n =
-      origin_read(o, ns_path(j->ns, j->key, path), j->attr.etag, j->index * j->ns->r.block_bytes, data, len, NULL, e);
+      origin_read(o, ns_path(j->ns, j->key, path), j->attr.etag, j->index * j->ns->r.block_bytes, data, len, &st, e);
+  /* The size is the caller's word (a peer's, in Warm): a block of another length must not enter under this version. */
+  if (n >= 0 && st.size != j->attr.size)
+    n = err_set(e, -FB_ECHANGED, "size is %llu, not the %llu that was asked for", (unsigned long long)st.size,
+                (unsigned long long)j->attr.size);
   if (n == (ssize_t)len) {
     metric_add(s, M_origin_reads, 1);
     metric_add(s, M_origin_read_bytes, len);
@@ -229,7 +234,7 @@ static void lead(struct service *s, struct ns *ns, const char *key, const struct
   size_t key_len = strlen(key);
   struct tier_view v;
 
-  if (tier_get(s->tier, id, &v) == 0) {
+  if (tier_contains(s->tier, id) && tier_get(s->tier, id, &v) == 0) {
     struct block_result r = {.crc = v.crc, .source = SOURCE_RAM};
     r.data = blob_of_view(s->tier, &v);
     flight_land(s->block_flights, f,

@@ -225,6 +225,7 @@ struct service {
   _Atomic uint64_t uncached_bytes, put_inflight_bytes;
   _Atomic uint64_t put_sequence;
   _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
+  _Atomic int64_t ring_warn_again_ns;
   _Atomic unsigned pull_turn;    /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];
 

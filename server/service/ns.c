@@ -9,12 +9,14 @@
 #include <string.h>
 
 #include "common/bytes.h"
+#include "common/log.h"
 #include "common/names.h"
 #include "forebay/v1/admin.pb-c.h"
 #include "server/service/catalog.h"
 #include "server/service/parts.h"
 
 #define PULL_PAUSE_NS NS_PER_S
+#define RING_WARN_NS (60 * NS_PER_S) /* between two log lines about a ring that differs */
 #define SYNC_METHOD "/forebay.v1.Namespaces/SyncCatalog"
 
 static const struct name_list nobody = {0};
@@ -40,10 +42,13 @@ static void ask_init(struct service *s, Forebay__V1__SyncCatalogRequest *q) {
 static void pulled(void *arg, int code, const char *text, const ProtobufCMessage *reply, struct blob *payload) {
   struct service *s = arg;
 
-  (void)text;
   (void)payload;
   if (code == 0)
     learn(s, (const Forebay__V1__SyncCatalogReply *)reply);
+  else if (code == -FB_ERING && clock_mono_ns() >= atomic_load(&s->ring_warn_again_ns)) {
+    atomic_store(&s->ring_warn_again_ns, clock_mono_ns() + RING_WARN_NS);
+    log_event(LOG_ERROR, "another peer has a different ring and refuses us", LOGF_S("error", text));
+  }
   atomic_store(&s->pulling, false);
 }
 
@@ -145,7 +150,7 @@ int ring_check(struct service *s, uint64_t theirs, struct err *e) {
 }
 
 void ns_find(struct service *s, const char *name, const struct route *route, ns_found_fn found, void *arg) {
-  static const char key[] = "pull all catalogs";
+  static const char key[] = "pull"; /* shorter than any attribute's flight key */
   struct err e = {0};
   struct flight *f;
 

@@ -6,6 +6,8 @@
 #include "common/names.h"
 #include "server/service/catalog.h"
 
+#define REVISION_AHEAD_NS (86400 * (uint64_t)NS_PER_S)
+
 int ns_record_check(const struct ns_record *r, struct err *e) {
   uint32_t bs = r->block_bytes;
   int rc = name_check_ns(r->name, e);
@@ -37,6 +39,9 @@ int ns_record_check(const struct ns_record *r, struct err *e) {
     return err_set(e, -EINVAL,
                    "namespace %s: ack=origin and an origin directory belong together; without one use ack=ram",
                    r->name);
+  /* A revision is a wall clock's time or little more: one from far ahead could never be superseded. */
+  if (r->revision > (uint64_t)clock_wall_ns() + REVISION_AHEAD_NS)
+    return err_set(e, -EINVAL, "namespace %s: revision lies more than a day ahead of this peer's clock", r->name);
   if (r->ack < ACK_DEFAULT || r->ack > ACK_ORIGIN)
     return err_set(e, -EINVAL, "namespace %s: unknown ack level %d", r->name, r->ack);
   return 0;
