@@ -18,11 +18,11 @@
 struct origin_stat {
   uint64_t size;
   int64_t mtime_ns;
-  uint64_t etag; /* hash of size, mtime, ctime, inode and device; never 0 for a file. Equal etags: the same bytes. */
+  uint64_t etag; /* hash of size, mtime, ctime and inode: the same on every machine; never 0. Equal etags: same bytes. */
   bool directory;
 };
 
-struct origin_stats { /* totals */
+struct origin_stats { /* totals; errors: calls that failed with anything but -ENOENT and -EEXIST */
   uint64_t opens, reads, read_bytes, stats, lists, puts, put_bytes, errors;
 };
 
@@ -62,15 +62,17 @@ static inline ssize_t origin_read(struct origin *o, const char *path, uint64_t e
  * Paths are relative to the root. Order: by name within a directory. Symbolic links are followed if they stay inside
  * (to files only when recursive), silently left out if they lead out or nowhere. Names that are no valid key are left
  * out too. Files that are being put (temporary names) never appear. each() != 0 stops and is returned. Depth is
- * bounded (64), memory by the largest directory. */
+ * bounded (64; beyond it: -ELOOP), memory by the largest directory. */
 static inline int origin_list(struct origin *o, const char *dir, bool recursive,
                               int (*each)(void *arg, const char *path, const struct origin_stat *st), void *arg,
                               struct err *e) {
   return o->ops->list(o, dir, recursive, each, arg, e);
 }
 /* Writes a whole file: temporary file in the same directory, fsync, rename (or link, when it must not exist: -EEXIST),
- * fsync of the directory; parent directories are made. On any failure (-ENOSPC, -EDQUOT, -EIO ...) the old file is as it
- * was and no temporary one is left. */
+ * fsync of the directory; parent directories are made. Overwriting keeps the old file's permission bits, and replaces a
+ * symbolic link, not its target. On any failure (-ENOSPC, -EDQUOT, -EIO ...) the old file is as it was and no temporary
+ * one is left; but if only the last step fails, the fsync of the directory, the new one is in place and a power cut
+ * could still undo that. */
 static inline int origin_put(struct origin *o, const char *path, const struct iovec *iov, unsigned n, bool overwrite,
                              struct origin_stat *ret, struct err *e) {
   return o->ops->put(o, path, iov, n, overwrite, ret, e);
