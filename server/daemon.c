@@ -226,7 +226,7 @@ unsigned daemon_stop(struct daemon *d, int64_t deadline_ns) {
     return 0;
   d->stopped = true;
   if (d->service)
-    service_set_draining(d->service, true);
+    service_drain(d->service, deadline_ns);
   if (d->face)
     cancelled = face_stop(d->face, deadline_ns);
   if (d->service)

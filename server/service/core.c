@@ -18,7 +18,9 @@ static void *ticker_main(void *arg) {
     struct timespec pause = clock_timespec(TICK_MS * NS_PER_MS);
     clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     int64_t now = clock_mono_ns();
-    unsigned n = flight_expire(s->block_flights, now) + flight_expire(s->attr_flights, now);
+    bool over = atomic_load(&s->draining) && now >= atomic_load(&s->drain_deadline_ns);
+    int64_t late = over ? INT64_MAX : now;
+    unsigned n = flight_expire(s->block_flights, late) + flight_expire(s->attr_flights, late);
     if (n)
       metric_add(s, M_expired, n);
     catalog_save(s->catalog, NULL); /* what other peers told us; a failure is tried again at the next tick */
@@ -137,7 +139,10 @@ void service_reload(struct service *s, const struct service_conf *conf) {
   atomic_store(&s->peer_timeout_ms, conf->peer_timeout_ms);
 }
 
-void service_set_draining(struct service *s, bool draining) { atomic_store(&s->draining, draining); }
+void service_drain(struct service *s, int64_t deadline_ns) {
+  atomic_store(&s->drain_deadline_ns, deadline_ns);
+  atomic_store(&s->draining, true);
+}
 
 struct ring *service_ring(struct service *s) {
   return member_ring(s->member);

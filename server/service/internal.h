@@ -226,6 +226,7 @@ struct service {
   _Atomic uint64_t put_sequence;
   _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
   _Atomic int64_t ring_warn_again_ns;
+  _Atomic int64_t drain_deadline_ns; /* with `draining` */
   _Atomic unsigned pull_turn;    /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];
 

@@ -56,7 +56,8 @@ bool service_stop(struct service *s, int64_t deadline_ns);
 void service_free(struct service **s);
 /* SIGHUP: values that may change while running; others in conf are ignored. */
 void service_reload(struct service *s, const struct service_conf *conf);
-void service_set_draining(struct service *s, bool draining);
+/* From now on this peer says that it is draining. At deadline_ns whoever still waits for the origin gets -ETIMEDOUT. */
+void service_drain(struct service *s, int64_t deadline_ns);
 
 /* How a caller addressed the request (common.proto, Route). Zeroed = "anybody, please". */
 struct route {
