@@ -143,7 +143,7 @@ static int take_value(const struct arg_row *r, const char *value, struct arg_val
   case ARG_FLAG:
     break;
   case ARG_STRING:
-    if (!*value)
+    if (strlen(value) < r->min)
       return bad_value(r, value, text, cap);
     break;
   case ARG_UINT:

@@ -8,7 +8,7 @@
 
 enum arg_type {
   ARG_FLAG,    /* no value */
-  ARG_STRING,  /* not empty */
+  ARG_STRING,  /* at least min bytes */
   ARG_UINT,    /* min..max, decimal */
   ARG_BYTES,   /* min..max; KiB, MiB, GiB, TiB suffixes (K, M, G, T are the same) */
   ARG_PERCENT, /* 0..100 with decimals, an optional '%' */

@@ -65,8 +65,8 @@ struct command {
 /* commands.c: all commands, ends with NULL; the options that each of them takes too, ends with a NULL name. */
 extern const struct command *const cli_commands[];
 extern const struct arg_row cli_globals[];
-/* The command named by words[0..1], and how many words its name took; NULL = none. */
-const struct command *cli_find(char *const *words, int n, int *ret_used);
+/* The command of that name; second is NULL for a name of one word. NULL = none. */
+const struct command *cli_find(const char *first, const char *second);
 
 /* help.c */
 void cli_help_all(FILE *out);

@@ -57,9 +57,9 @@ static int run_doctor(struct cli *cli, const struct args *a) {
 }
 
 static const struct arg_row doctor_rows[] = {
-    {"daemon-config", 0, ARG_STRING, "FILE", 0, 0, NULL,
+    {"daemon-config", 0, ARG_STRING, "FILE", 1, 0, NULL,
      "configuration of this machine's forebayd; default: /etc/forebay/forebayd.yaml if it is there"},
-    {"forebayd", 0, ARG_STRING, "PATH", 0, 0, NULL,
+    {"forebayd", 0, ARG_STRING, "PATH", 1, 0, NULL,
      "program that checks it; default: the one beside this program, else the one in $PATH"},
     {0},
 };

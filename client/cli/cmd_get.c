@@ -124,7 +124,7 @@ static int run_get(struct cli *cli, const struct args *a) {
 }
 
 static const struct arg_row get_rows[] = {
-    {"output", 'o', ARG_STRING, "FILE", 0, 0, NULL,
+    {"output", 'o', ARG_STRING, "FILE", 1, 0, NULL,
      "write to FILE, which appears only when it is whole; default: standard output"},
     {"offset", 0, ARG_BYTES, "N", 0, INT64_MAX, NULL, "start there; default: 0"},
     {"length", 0, ARG_BYTES, "N", 0, INT64_MAX, NULL, "stop after so many bytes; default: at the end"},

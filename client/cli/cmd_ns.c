@@ -59,7 +59,7 @@ static const char *const acks[] = {"ram", "origin", NULL};
 static const enum fb_ack ack_values[] = {FB_ACK_RAM, FB_ACK_ORIGIN};
 
 static const struct arg_row create_rows[] = {
-    {"origin", 'o', ARG_STRING, "DIR", 0, 0, NULL,
+    {"origin", 'o', ARG_STRING, "DIR", 1, 0, NULL,
      "directory on the peers that holds the files; derived data is written there with --ack origin"},
     {"derived", 'd', ARG_FLAG, NULL, 0, 0, NULL, "a namespace that programs put values into, not a dataset"},
     {"ack", 0, ARG_CHOICE, "LEVEL", 0, 0, acks,

@@ -15,7 +15,11 @@ struct watch {
 
 static volatile sig_atomic_t interrupted;
 
-static void on_interrupt(int signo) { interrupted = signo; }
+/* The second one ends the program. (Not SA_RESETHAND: ThreadSanitizer loses a signal with it.) */
+static void on_interrupt(int signo) {
+  interrupted = signo;
+  signal(signo, SIG_DFL);
+}
 
 static struct progress_state state_of(const struct fb_prestage_progress *p) {
   return (struct progress_state){p->bytes_resident, p->bytes_total, p->files_resident, p->files_total, p->listed};
@@ -104,8 +108,8 @@ static int run_prestage(struct cli *cli, const struct args *a) {
     return 0;
   }
 
-  /* The first Ctrl-C stops the run in order and tells what is resident; the second one ends the program. */
-  struct sigaction act = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+  /* The first Ctrl-C stops the run in order and tells what is resident. */
+  struct sigaction act = {.sa_handler = on_interrupt};
   sigaction(SIGINT, &act, NULL);
   progress_init(&w.bar, stderr, t.ns, cli->quiet);
   rc = fb_prestage(cli->client, t.ns, t.rest, &options, watch_step, &w, &p, &cli->err);

@@ -13,15 +13,23 @@
 /* A value is one message to the library, so it has to fit into memory; peers have their own, lower limit. */
 #define VALUE_MAX_BYTES (UINT64_C(1) << 30)
 
-/* Reads fd to its end. The buffer grows by doubling, up to one byte over the limit. */
+static int too_big(struct cli *cli, const char *name) {
+  return cli_fail(cli, -FB_ETOOBIG, "%.300s: more than %" PRIu64 " bytes; a value is at most that long", name,
+                  VALUE_MAX_BYTES);
+}
+
+/* Reads fd to its end. The buffer starts with the size that the file tells and grows by doubling, up to one byte over
+ * the limit. */
 static int slurp(struct cli *cli, int fd, const char *name, char **ret, size_t *ret_len) {
   struct stat st;
   size_t len = 0, cap = 64 << 10;
   char *buf = NULL;
 
-  /* One byte more than the file holds, so that the read that meets the end needs no growth. */
-  if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
-    cap = (uint64_t)st.st_size < VALUE_MAX_BYTES ? (size_t)st.st_size + 1 : VALUE_MAX_BYTES + 1;
+  if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
+    if ((uint64_t)st.st_size > VALUE_MAX_BYTES)
+      return too_big(cli, name);
+    cap = (size_t)st.st_size + 1; /* so that the read that meets the end needs no growth */
+  }
   for (;;) {
     if (!buf || len == cap) {
       if (buf)
@@ -46,8 +54,7 @@ static int slurp(struct cli *cli, int fd, const char *name, char **ret, size_t *
     len += (size_t)n;
     if (len > VALUE_MAX_BYTES) {
       free(buf);
-      return cli_fail(cli, -FB_ETOOBIG, "%.300s: more than %" PRIu64 " bytes; a value is at most that long", name,
-                      VALUE_MAX_BYTES);
+      return too_big(cli, name);
     }
   }
   *ret = buf;

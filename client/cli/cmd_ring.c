@@ -111,7 +111,7 @@ static int run_ring(struct cli *cli, const struct args *a) {
 }
 
 static const struct arg_row ring_rows[] = {
-    {"locate", 'l', ARG_STRING, "NS/KEY", 0, 0, NULL, "print the owners of a key, best first, instead"},
+    {"locate", 'l', ARG_STRING, "NS/KEY", 1, 0, NULL, "print the owners of a key, best first, instead"},
     {"offset", 'o', ARG_BYTES, "N", 0, INT64_MAX, NULL,
      "with --locate: where in the key; every 16 MiB of a file may have other owners"},
     {0},

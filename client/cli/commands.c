@@ -14,7 +14,7 @@ const struct command *const cli_commands[] = {
 const struct arg_row cli_globals[] = {
     {"peers", 'P', ARG_STRING, "LIST", 0, 0, NULL,
      "comma-separated host:port of some peers, the others are learnt from them; default: $FOREBAY_PEERS"},
-    {"config", 'c', ARG_STRING, "FILE", 0, 0, NULL,
+    {"config", 'c', ARG_STRING, "FILE", 1, 0, NULL,
      "client configuration; default: $FOREBAY_CONFIG, else /etc/forebay/client.yaml"},
     {"timeout-ms", 0, ARG_UINT, "N", 1, 3600000, NULL, "limit of one call in milliseconds; default: 30000"},
     {"any-peer", 0, ARG_FLAG, NULL, 0, 0, NULL,
@@ -26,18 +26,13 @@ const struct arg_row cli_globals[] = {
     {0},
 };
 
-const struct command *cli_find(char *const *words, int n, int *ret_used) {
-  for (const struct command *const *c = cli_commands; *c && n > 0; c++) {
-    const char *space = strchr((*c)->name, ' ');
-    if (!space && strcmp((*c)->name, words[0]) == 0) {
-      *ret_used = 1;
+const struct command *cli_find(const char *first, const char *second) {
+  for (const struct command *const *c = cli_commands; *c; c++) {
+    size_t n = strcspn((*c)->name, " ");
+    const char *rest = (*c)->name[n] ? (*c)->name + n + 1 : NULL;
+    if (strlen(first) == n && strncmp((*c)->name, first, n) == 0 &&
+        (rest ? second && strcmp(rest, second) == 0 : !second))
       return *c;
-    }
-    if (space && n > 1 && strlen(words[0]) == (size_t)(space - (*c)->name) &&
-        strncmp((*c)->name, words[0], (size_t)(space - (*c)->name)) == 0 && strcmp(space + 1, words[1]) == 0) {
-      *ret_used = 2;
-      return *c;
-    }
   }
   return NULL;
 }

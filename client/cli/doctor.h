@@ -12,6 +12,7 @@ enum doctor_status { DOCTOR_OK, DOCTOR_WARN, DOCTOR_FAIL };
 struct doctor {
   struct cli *cli;
   unsigned counts[DOCTOR_FAIL + 1];
+  unsigned probes; /* ports that were tried */
   /* What is known of the forebayd of this machine. */
   struct {
     bool configured; /* the fields below hold what its configuration says */

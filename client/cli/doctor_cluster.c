@@ -16,6 +16,8 @@
 #define RESOLVE_MS 2000
 #define SKEW_MAX_NS INT64_C(1000000000)
 #define NAMESPACES_MAX 64
+/* Each probe of a port may take CONNECT_MS; a large cluster that is down should not take minutes to tell. */
+#define PROBES_MAX 16
 
 /* Resolves within RESOLVE_MS: getaddrinfo alone may take half a minute. */
 static struct addrinfo *resolve(const char *host, const char *port) {
@@ -81,6 +83,10 @@ static int probe(const char *address) {
 
 /* Why does a peer not answer? Tells by what its port does. */
 static void tell_unreachable(struct doctor *d, const char *name, const char *address, const char *text) {
+  if (d->probes++ >= PROBES_MAX) {
+    doctor_say(d, DOCTOR_FAIL, "peers", "as with the others", "%s %s: %s", name, address, text);
+    return;
+  }
   int rc = probe(address);
 
   switch (-rc) {

@@ -225,8 +225,6 @@ static const struct arg_row help_rows[] = {
 };
 
 static int run_help(struct cli *cli, const struct args *a) {
-  int used;
-
   if (args_set(a, "man")) {
     cli_help_man(stdout);
     return 0;
@@ -235,8 +233,8 @@ static int run_help(struct cli *cli, const struct args *a) {
     cli_help_all(stdout);
     return 0;
   }
-  const struct command *c = cli_find(a->words, a->n_words, &used);
-  if (c && used == a->n_words)
+  const struct command *c = cli_find(a->words[0], a->n_words > 1 ? a->words[1] : NULL);
+  if (c)
     cli_help_command(c, stdout);
   else if (a->n_words > 1 || !cli_help_group(a->words[0], stdout))
     return cli_fail(cli, -EINVAL, "there is no help for '%.60s'; 'forebay --help' lists the commands", a->words[0]);

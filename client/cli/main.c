@@ -54,18 +54,14 @@ static const char *command_name(void *arg, size_t i) {
   return cli_commands[i]->name;
 }
 
-static int unknown_command(struct cli *cli, char **words, int n) {
+static int unknown_command(struct cli *cli, const char *group, const char *word) {
   char given[80];
 
-  /* "ns lst": the second word is the one to look at. */
-  if (n > 1 && cli_help_group(words[0], NULL))
-    snprintf(given, sizeof given, "%.30s %.40s", words[0], words[1]);
-  else
-    snprintf(given, sizeof given, "%.70s", words[0]);
-  if (n == 1 && cli_help_group(words[0], NULL)) {
-    cli_help_group(words[0], stderr);
-    return cli_fail(cli, -EINVAL, "'%s' wants one of the commands above", words[0]);
+  if (group && !word) {
+    cli_help_group(group, stderr);
+    return cli_fail(cli, -EINVAL, "'%s' wants one of the commands above", group);
   }
+  snprintf(given, sizeof given, "%s%s%.60s", group ? group : "", group ? " " : "", word);
   const char *near = args_nearest(given, command_name, NULL);
   if (near)
     return cli_fail(cli, -EINVAL, "unknown command '%s'; did you mean '%s'?", given, near);
@@ -86,7 +82,6 @@ static void take_globals(struct cli *cli, const struct args *a) {
       .timeout_ms = (uint32_t)args_number(a, "timeout-ms", 0),
       .any_peer = args_set(a, "any-peer"),
   };
-  /* --peers '' is refused by the parser, so an empty list can only come from the environment, which fb_open names. */
   cli->json = args_set(a, "json");
   cli->quiet = args_set(a, "quiet");
 }
@@ -94,7 +89,6 @@ static void take_globals(struct cli *cli, const struct args *a) {
 static int dispatch(struct cli *cli, int argc, char **argv) {
   struct args a = {0};
   char text[400];
-  int used;
 
   cli->json = asks_for(argc, argv, "--json") || asks_for(argc, argv, "-j");
   if (args_parse(&a, argc, argv, cli_globals, NULL, true, text, sizeof text) < 0)
@@ -110,17 +104,20 @@ static int dispatch(struct cli *cli, int argc, char **argv) {
     }
     return cli_fail(cli, -EINVAL, "no command given; 'forebay --help' lists the commands");
   }
-  const struct command *c = cli_find(a.words, a.n_words, &used);
+  /* Of a group's commands the name has two words, and options may stand between them. */
+  const char *group = cli_help_group(a.words[0], NULL) ? a.words[0] : NULL;
+  if (group && args_parse(&a, a.n_words, a.words, cli_globals, NULL, true, text, sizeof text) < 0)
+    return cli_fail(cli, -EINVAL, "%s; see 'forebay %s --help'", text, group);
+  const char *word = a.n_words ? a.words[0] : NULL;
+  const struct command *c = word ? cli_find(group ? group : word, group ? word : NULL) : NULL;
   if (!c) {
-    bool help = args_set(&a, "help") || (a.n_words > 1 && strcmp(a.words[1], "--help") == 0);
-    if (help && cli_help_group(a.words[0], stdout))
+    if (group && args_set(&a, "help") && cli_help_group(group, stdout))
       return CLI_OK;
-    return unknown_command(cli, a.words, a.n_words);
+    return unknown_command(cli, group, word);
   }
 
-  char **rest = a.words + used - 1; /* its last word stands for argv[0] */
-  int n_rest = a.n_words - used + 1;
-  if (args_parse(&a, n_rest, rest, cli_globals, c->rows, false, text, sizeof text) < 0)
+  /* The name's last word stands for argv[0]. */
+  if (args_parse(&a, a.n_words, a.words, cli_globals, c->rows, false, text, sizeof text) < 0)
     return cli_fail(cli, -EINVAL, "%s; see 'forebay %s --help'", text, c->name);
   if (args_set(&a, "help")) {
     cli_help_command(c, stdout);

@@ -18,7 +18,8 @@ static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
 static void on_signal(int signo) {
   if (doomed)
     unlink(doomed);
-  /* SA_RESETHAND has put the default back: die of it, as the caller expects. */
+  /* Die of it, as the caller expects. */
+  signal(signo, SIG_DFL);
   raise(signo);
 }
 
@@ -31,7 +32,7 @@ static void set_doomed(char *path) {
   pthread_sigmask(SIG_BLOCK, &block, &old);
   doomed = path;
   for (size_t i = 0; path && i < sizeof signals / sizeof *signals; i++) {
-    struct sigaction now, act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction now, act = {.sa_handler = on_signal};
     /* Under nohup a hang-up stays ignored. */
     if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN)
       sigaction(signals[i], &act, NULL);

@@ -54,7 +54,8 @@ static int fail(struct fb_error *e, int code, const char *fmt, ...) {
 
 static void pause_ms(long ms) {
   struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-  nanosleep(&t, NULL);
+  while (nanosleep(&t, &t) < 0 && errno == EINTR)
+    ;
 }
 
 static void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -408,6 +409,7 @@ int fb_prestage(fb_client *c, const char *ns, const char *pattern, const struct 
       return fail(err, -ECANCELED, "stopped");
     now.done = true;
     *ret = now;
+    note("step %d", i);
     pause_ms(atol(env("FAKE_STEP_MS", "0")));
     /* Between progress messages, so that it ends in the middle. */
     if (i == steps - 1)
