@@ -6,6 +6,7 @@
 #include "proto/rpc_internal.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
@@ -434,6 +435,7 @@ void rpc_call_send(struct rpc_call *call, struct blob *message, rpc_sent_fn sent
 
   pthread_mutex_lock(&call->mtx);
   grpc_call *g = call->close_wanted ? NULL : call->gcall;
+  assert(!call->sending);
   if (g) {
     call->pending++;
     call->sending = true;

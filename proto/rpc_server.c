@@ -5,6 +5,7 @@
  * finished and gRPC has reported the close of the call: that is what its references count. */
 #include "proto/rpc_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
@@ -292,6 +293,7 @@ void rpc_send(struct rpc_session *s, struct blob *message, rpc_session_sent_fn s
   grpc_op ops[2];
   size_t n = 0;
 
+  assert(!s->out); /* one send at a time */
   s->sent = sent;
   s->sent_arg = arg;
   s->on_sent.fn = on_sent;

@@ -252,6 +252,12 @@ void answer_wait(struct answer *a) {
     pthread_cond_wait(&a->changed, &a->mtx);
   pthread_mutex_unlock(&a->mtx);
 }
+bool answer_done(struct answer *a) {
+  pthread_mutex_lock(&a->mtx);
+  bool done = a->done;
+  pthread_mutex_unlock(&a->mtx);
+  return done;
+}
 void answer_fini(struct answer *a) {
   blob_unref(&a->reply);
   pthread_mutex_destroy(&a->mtx);

@@ -55,6 +55,7 @@ void answer_init(struct answer *a);
 void answer_set(void *a, int code, const char *text, struct blob *reply); /* an rpc_unary_fn */
 void answer_set_done(void *a, int code, const char *text);                /* an rpc_done_fn */
 void answer_wait(struct answer *a);
+bool answer_done(struct answer *a);
 void answer_fini(struct answer *a);
 
 /* Calls and waits; fills *a, which the caller finishes. Takes over the request. */
