@@ -1,9 +1,9 @@
 """peers.py - three forebayd on the loopback, each with a configuration file of its own: started, watched, ended."""
 
 import ctypes
-import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -90,46 +90,39 @@ class Peers:
             with open(os.path.join(self.dir, name + ".yaml"), "w", encoding="utf-8") as f:
                 f.write(CONFIG.format(name=name, address=address, dir=self.dir, members=members, root=self.root,
                                       ram_mib=self.ram_bytes >> 20))
-            self._spawn(name)
-        self._wait_ready()
+        waiting = {name: self._spawn(name) for name in self.addresses}
+        for name, ready in waiting.items():
+            self._wait_ready(name, ready)
 
     def _spawn(self, name):
+        """Starts one peer and keeps the descriptor on which it will say that it serves."""
         conf = os.path.join(self.dir, name + ".yaml")
+        ready, told = os.pipe()
         # No signal between the start of a process and our knowing of it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             with open(self.log_path(name), "ab") as log:
                 # A session of its own: Ctrl-C is for us alone, and a kept cluster outlives the terminal.
-                self.procs[name] = subprocess.Popen([os.path.join(self.build, "forebayd"), "--config", conf],
-                                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                    start_new_session=True, preexec_fn=self._in_child)
+                self.procs[name] = subprocess.Popen([os.path.join(self.build, "forebayd"), "--config", conf, "--ready-fd",
+                                                     str(told)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                    pass_fds=(told,), start_new_session=True, preexec_fn=self._in_child)
         finally:
+            os.close(told)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return ready
 
-    def _wait_ready(self):
-        limit = time.monotonic() + START_TIMEOUT_S
-        while True:
-            for name, proc in self.procs.items():
-                if proc.poll() is not None:
-                    raise PeerError("peer %s ended with %d:\n%s" % (name, proc.returncode, self.tail(name)))
-            if self._ready():
-                return
-            if time.monotonic() > limit:
-                raise PeerError("the peers do not answer after %d s:\n%s" %
-                                (START_TIMEOUT_S, "\n".join(self.tail(n) for n in self.procs)))
-            time.sleep(0.05)
+    def _wait_ready(self, name, ready):
+        readable, _, _ = select.select([ready], [], [], START_TIMEOUT_S)
+        word = os.read(ready, 64) if readable else b""
+        os.close(ready)
+        if not word.startswith(b"ready "):
+            how = "ended at its start" if readable else "does not serve after %d s" % START_TIMEOUT_S
+            raise PeerError("peer %s %s:\n%s" % (name, how, self.tail(name)))
 
     def _in_child(self):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if not self.keep:
             _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: even if we are killed with -9
-
-    def _ready(self):
-        r = self.cli("status", "--json", check=False)
-        try:
-            return sum(1 for p in json.loads(r.stdout)["peers"] if p["reachable"]) == len(self.procs)
-        except (ValueError, KeyError):
-            return False
 
     def cli(self, *args, check=True, timeout_s=600):
         """Runs the CLI against all peers."""
@@ -155,8 +148,7 @@ class Peers:
 
     def restart(self, name):
         """Starts a peer that was killed on its old configuration, and waits until it is back."""
-        self._spawn(name)
-        self._wait_ready()
+        self._wait_ready(name, self._spawn(name))
 
     def unexpected_ends(self, killed=()):
         return [n for n, p in self.procs.items() if n not in killed and p.poll() is not None]

@@ -28,6 +28,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -164,6 +165,7 @@ class Peer:
         self.log_path = os.path.join(cluster.dir, name + ".log")
         self.proc = None
         self.expected = {0}
+        self._ready_fd = None
 
     def write_conf(self):
         with open(self.conf_path, "w", encoding="utf-8") as f:
@@ -175,27 +177,35 @@ class Peer:
         os.makedirs(self.conf["peer"]["state_dir"], exist_ok=True)
         self.write_conf()
         self.expected = {0}
-        with open(self.log_path, "ab") as log:
-            self.proc = subprocess.Popen([os.path.join(BUILD, "forebayd"), "--config", self.conf_path, *extra],
-                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+        ready, told = os.pipe()
+        try:
+            with open(self.log_path, "ab") as log:
+                self.proc = subprocess.Popen([os.path.join(BUILD, "forebayd"), "--config", self.conf_path, "--ready-fd",
+                                              str(told), *extra], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                             pass_fds=(told,), preexec_fn=_die_with_parent)
+        finally:
+            os.close(told)
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+        self._ready_fd = ready
         if wait:
-            self.wait_listening()
+            self.wait_ready()
         return self
 
-    def wait_listening(self, timeout_s=START_TIMEOUT_S):
-        limit = time.monotonic() + timeout_s
-        while True:
-            if self.proc.poll() is not None:
-                raise ClusterError("%s exited with %d at its start\n%s" % (self.name, self.proc.returncode, self.tail()))
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.5).close()
-                return
-            except OSError:
-                pass
-            if time.monotonic() > limit:
-                raise ClusterError("%s does not listen on %s after %d s\n%s" %
-                                   (self.name, self.address, timeout_s, self.tail()))
-            time.sleep(0.02)
+    def wait_ready(self, timeout_s=START_TIMEOUT_S):
+        """Until the daemon says on --ready-fd that it serves calls. Its end or silence is a ClusterError with its log."""
+        if self._ready_fd is None:
+            return
+        readable, _, _ = select.select([self._ready_fd], [], [], timeout_s)
+        word = os.read(self._ready_fd, 64) if readable else b""
+        os.close(self._ready_fd)
+        self._ready_fd = None
+        if not readable:
+            raise ClusterError("%s does not serve on %s after %d s\n%s" %
+                               (self.name, self.address, timeout_s, self.tail()))
+        if not word.startswith(b"ready "):
+            raise ClusterError("%s ended at its start with %d\n%s" %
+                               (self.name, self.proc.wait(STOP_TIMEOUT_S), self.tail()))
 
     @property
     def running(self):
@@ -296,12 +306,10 @@ class Cluster:
         try:
             for attempt in range(5):
                 self._make(n, [str(r) for r in roots], per_peer or {}, members, weights, domains, conf)
-                if self._start_all():
+                if self._start_all(ready):
                     break
                 if attempt == 4:
                     raise ClusterError("ports were taken five times in a row\n" + self.logs())
-            if ready:
-                self.wait_ready()
         except BaseException:
             self._kill_all()
             shutil.rmtree(self.dir, ignore_errors=True)
@@ -324,13 +332,15 @@ class Cluster:
             }
             self.peers.append(Peer(self, i, name, port, merge(merge(default, conf), per_peer.get(i, {}))))
 
-    def _start_all(self):
+    def _start_all(self, ready):
         """False when a port was taken between our look and the peer's bind."""
         for peer in self.peers:
             peer.start(wait=False)
+        if not ready:
+            return True
         for peer in self.peers:
             try:
-                peer.wait_listening()
+                peer.wait_ready()
             except ClusterError:
                 if "EADDRINUSE" in peer.log() or "ddress already in use" in peer.log():
                     self._kill_all()
@@ -388,21 +398,6 @@ class Cluster:
     def status(self, peers=None):
         """`forebay status --json`."""
         return self.cli_json("status", peers=peers if peers is not None else ",".join(p.address for p in self.alive))
-
-    def wait_ready(self, timeout_s=20):
-        """Until every running peer answers."""
-        want = {p.name for p in self.alive}
-
-        def all_answer():
-            r = self.cli("status", "--json", check=False, peers=",".join(p.address for p in self.alive))
-            for p in self.peers:
-                if p.name in want and not p.running:
-                    raise ClusterError("%s died\n%s" % (p.name, p.tail()))
-            if r.returncode not in (0, 1) or not r.stdout.strip():
-                return False
-            return want <= {p["name"] for p in r.json["peers"] if p["reachable"]}
-
-        wait_until(all_answer, timeout_s, "all peers ready\n" + self.logs(), every_s=0.05)
 
     def counters(self):
         """{peer name: {counter: value}} of the peers that answer."""
