@@ -1,6 +1,7 @@
 """peers.py - three forebayd on the loopback, each with a configuration file of its own: started, watched, ended."""
 
 import ctypes
+import json
 import os
 import random
 import select
@@ -19,14 +20,14 @@ CONFIG = """\
 peer:
   name: {name}
   listen: "{address}"
-  state_dir: {dir}/{name}
+  state_dir: {state_dir}
 cluster:
   members:
 {members}
 ram:
   max_bytes: {ram_mib}MiB
 origin:
-  roots: ["{root}"]
+  roots: [{root}]
 log:
   level: info
 """
@@ -88,8 +89,8 @@ class Peers:
         for name, address in self.addresses.items():
             os.makedirs(os.path.join(self.dir, name), exist_ok=True)
             with open(os.path.join(self.dir, name + ".yaml"), "w", encoding="utf-8") as f:
-                f.write(CONFIG.format(name=name, address=address, dir=self.dir, members=members, root=self.root,
-                                      ram_mib=self.ram_bytes >> 20))
+                f.write(CONFIG.format(name=name, address=address, members=members, ram_mib=self.ram_bytes >> 20,
+                                      state_dir=json.dumps(os.path.join(self.dir, name)), root=json.dumps(self.root)))
         waiting = {name: self._spawn(name) for name in self.addresses}
         for name, ready in waiting.items():
             self._wait_ready(name, ready)

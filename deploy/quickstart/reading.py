@@ -9,6 +9,7 @@ import threading
 import libforebay
 
 CHUNK_BYTES = 16 << 20  # the unit of placement: one owner each
+LARGE_BYTES = 4 << 20
 THREADS = max(4, 2 * (os.cpu_count() or 1))
 
 
@@ -68,12 +69,13 @@ def verify(client, ns, sizes, digests, at_bytes=None, then=None):
 
 
 def chunks_by_owner(client, ns, sizes, limit_bytes):
-    """{peer: [(key, offset, length)]}: chunks of the large files, at most limit_bytes for each peer."""
+    """{peer: [(key, offset, length)]}: chunks, at most limit_bytes for each peer; of large files if there are any."""
     out, held = {}, {}
+    least = LARGE_BYTES if max(sizes.values()) >= LARGE_BYTES else 1
     for key in sorted(sizes):
         for offset in range(0, sizes[key], CHUNK_BYTES):
             length = min(CHUNK_BYTES, sizes[key] - offset)
-            if length < CHUNK_BYTES // 4:
+            if length < least:
                 continue
             owner = client.owner(ns, key, offset)
             if held.get(owner, 0) + length <= limit_bytes:

@@ -215,11 +215,12 @@ class Story:
         def gbs(value):
             return "%8.2f GB/s" % value if value else "       -     "
 
-        rows = [("what", "bytes", "rate", "")]
+        # Bytes are those of the two verified reads, by where they came from; rates were measured one source at a time.
+        rows = [("", "bytes", "rate", "")]
         rows += [("read from %s" % text, "%.3f GB" % (self.sources[k] / GB), gbs(rates[k + "_gb_per_s"]), note)
                  for k, text, note in (("ram", "RAM", "the peer that was asked held it"),
                                        ("peer", "peer", "another peer held it: one hop more"),
-                                       ("origin", "origin", "nobody held it: read-through"))]
+                                       ("origin", "origin", "nobody held it: 0 bytes after the prestage, rate when invalidated"))]
         cold = "caches dropped before each run" if rates["caches_dropped"] else "not root: page cache warm"
         rows += [("prestage", "%.3f GB" % (self.bytes / GB), gbs(rates["prestage_gb_per_s"]),
                   "median of %d, %s" % (rates["rounds"], cold)),
@@ -257,7 +258,7 @@ class Story:
             self.expect(not wrong, "peers that did not end with 0 after SIGTERM: " + ", ".join(wrong))
 
     def write_json(self):
-        first = {"ok": self.ok, "peers": len(self.peers.addresses)}
+        first = {"ok": self.ok, "peers": len(self.peers.addresses) if self.peers else 0}
         text = json.dumps({**first, **self.result}, indent=1) + "\n"
         with open(self.args.json, "w", encoding="utf-8") as f:
             f.write(text)
@@ -302,6 +303,10 @@ def main():
         done = True
     except (peers_module.PeerError, libforebay.ForebayError, subprocess.SubprocessError, OSError) as e:
         print("quickstart: %s" % e, file=sys.stderr)
+        if story and args.json:
+            story.ok = False
+            story.result["error"] = str(e)
+            story.write_json()
         return 1
     finally:
         for number in peers_module.ENDING:
