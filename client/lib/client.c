@@ -139,6 +139,8 @@ int call_begin(struct call *k, fb_client *c, unsigned what, const char *ns, cons
   k->key = key;
   k->topology = NULL;
   k->record.id = 0;
+  k->record.whole = false;
+  k->record.version[0] = '\0';
   k->with_record = (what & CALL_RECORD) != 0;
   k->refreshed = false;
   k->ring_peer = NULL;
