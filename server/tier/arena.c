@@ -232,7 +232,7 @@ bool arena_span(struct arena *a, void *p, uint64_t size, bool (*can_go)(void *p)
     have += chunk_size(first);
   }
   bool found = have >= cost;
-  if (found)
+  if (found && take)
     for (struct chunk *c = first; c != end; c = chunk_next(a, c))
       if (c != start && !chunk_is_free(c))
         take(arg, chunk_mem(c));

@@ -33,9 +33,9 @@ void *arena_alloc(struct arena *a, uint64_t size);
 void arena_release(struct arena *a, void *p);
 
 /* Looks for a run of neighbours of `p` (which is allocated) that, freed together with it, makes room for `size` bytes;
- * a neighbour can go if it is free or can_go() says so. Calls take() for each allocated one other than p and returns
- * true, or calls nothing and returns false. Both run under the arena's lock, also for a chunk whose owner has not
- * written to it yet: its first ARENA_ZEROED bytes are zero then. */
+ * a neighbour can go if it is free or can_go() says so. Calls take(), unless it is NULL, for each allocated one other
+ * than p and returns true, or calls nothing and returns false. Both run under the arena's lock, also for a chunk whose
+ * owner has not written to it yet: its first ARENA_ZEROED bytes are zero then. */
 bool arena_span(struct arena *a, void *p, uint64_t size, bool (*can_go)(void *p), void (*take)(void *arg, void *p),
                 void *arg);
 

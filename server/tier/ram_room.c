@@ -10,6 +10,8 @@
 
 #include "server/tier/ram_impl.h"
 
+#define SPAN_TRIES 64u /* blocks of a shard to look around of for room, oldest first */
+
 static bool budget_take(struct ram *t, uint64_t n) {
   uint64_t used = atomic_load(&t->used);
 
@@ -24,46 +26,6 @@ void ram_budget_give(struct ram *t, uint64_t n) { atomic_fetch_sub(&t->used, n);
 
 static struct ram_entry *entry_of(struct lru_node *n) {
   return (struct ram_entry *)((char *)n - offsetof(struct ram_entry, lru));
-}
-
-/* Takes the oldest block that nobody uses out of a shard; its reference is the caller's. NULL if there is none. Pinned
- * blocks keep their place: evicting them would free nothing. */
-static struct ram_entry *evict_from(struct ram *t, struct ram_shard *s) {
-  struct ram_entry *victim = NULL;
-
-  pthread_mutex_lock(&s->mtx);
-  for (struct lru_node *n = s->lru.oldest; n && !victim; n = n->newer)
-    if (atomic_load_explicit(&entry_of(n)->refs, memory_order_relaxed) == 1)
-      victim = entry_of(n);
-  if (victim) {
-    ram_unlink_locked(t, s, victim);
-    s->evictions++;
-  }
-  pthread_mutex_unlock(&s->mtx);
-  return victim;
-}
-
-/* The oldest block of all shards, but for pins and races. */
-static struct ram_entry *evict_oldest(struct ram *t) {
-  uint64_t tried = 0;
-
-  for (;;) {
-    unsigned best = t->shards;
-    uint64_t best_age = LRU_EMPTY;
-    for (unsigned i = 0; i < t->shards; i++) {
-      uint64_t age = atomic_load_explicit(&t->age[i], memory_order_relaxed);
-      if (age < best_age && !(tried >> i & 1)) {
-        best = i;
-        best_age = age;
-      }
-    }
-    if (best == t->shards)
-      return NULL;
-    struct ram_entry *e = evict_from(t, &t->shard[best]);
-    if (e)
-      return e;
-    tried |= UINT64_C(1) << best; /* all of it pinned */
-  }
 }
 
 /* For arena_span, under the arena's lock. A chunk that is being freed or not yet written has no references. */
@@ -93,6 +55,54 @@ static void take_entry(void *arg, void *p) {
   taken->v[taken->n++] = e;
 }
 
+/* Takes the oldest block that nobody uses out of a shard; its reference is the caller's. NULL if there is none. Pinned
+ * blocks keep their place: evicting them would free nothing. With `size`, so do those whose going would not help to
+ * `size` bytes in one piece, because of pinned or kept blocks too near on both sides. */
+static struct ram_entry *evict_from(struct ram *t, struct ram_shard *s, uint64_t size) {
+  struct ram_entry *victim = NULL;
+  unsigned tries = SPAN_TRIES;
+
+  pthread_mutex_lock(&s->mtx);
+  for (struct lru_node *n = s->lru.oldest; n && !victim && tries > 0; n = n->newer) {
+    struct ram_entry *e = entry_of(n);
+    if (atomic_load_explicit(&e->refs, memory_order_relaxed) != 1)
+      continue;
+    if (size && !arena_span(t->arena, e, size, entry_can_go, NULL, NULL))
+      tries--;
+    else
+      victim = e;
+  }
+  if (victim) {
+    ram_unlink_locked(t, s, victim);
+    s->evictions++;
+  }
+  pthread_mutex_unlock(&s->mtx);
+  return victim;
+}
+
+/* The oldest such block of all shards, but for races. */
+static struct ram_entry *evict_oldest(struct ram *t, uint64_t size) {
+  uint64_t tried = 0;
+
+  for (;;) {
+    unsigned best = t->shards;
+    uint64_t best_age = LRU_EMPTY;
+    for (unsigned i = 0; i < t->shards; i++) {
+      uint64_t age = atomic_load_explicit(&t->age[i], memory_order_relaxed);
+      if (age < best_age && !(tried >> i & 1)) {
+        best = i;
+        best_age = age;
+      }
+    }
+    if (best == t->shards)
+      return NULL;
+    struct ram_entry *e = evict_from(t, &t->shard[best], size);
+    if (e)
+      return e;
+    tried |= UINT64_C(1) << best; /* nothing in it can go */
+  }
+}
+
 /* Evicts an entry on which the caller has a reference (which goes with it), unless it is in use, kept or a fill. */
 static bool evict_this(struct ram *t, struct ram_entry *e) {
   struct ram_shard *s = ram_shard(t, e->lo);
@@ -110,7 +120,7 @@ static bool evict_this(struct ram *t, struct ram_entry *e) {
   return go;
 }
 
-/* Evicts those neighbours of `victim` that make one piece of `size` bytes with it, if there are such. */
+/* Evicts those neighbours of `victim` that make one piece of `size` bytes with it, unless one has come into use. */
 static void evict_neighbours(struct ram *t, struct ram_entry *victim, uint64_t size) {
   struct ram_entry *v[256];
   struct taken taken = {.v = v, .cap = sizeof v / sizeof *v};
@@ -141,7 +151,7 @@ int ram_make_budget(struct ram *t, uint64_t n) {
   pthread_mutex_lock(&t->room_mtx);
   trim(t);
   while (r == 0 && !budget_take(t, n)) {
-    struct ram_entry *victim = n <= atomic_load(&t->max) ? evict_oldest(t) : NULL;
+    struct ram_entry *victim = n <= atomic_load(&t->max) ? evict_oldest(t, 0) : NULL;
     if (victim)
       ram_unref(t, victim);
     else
@@ -159,7 +169,7 @@ void *ram_make_room(struct ram *t, uint64_t size) {
   pthread_mutex_lock(&t->room_mtx);
   trim(t);
   while (!(p = arena_alloc(t->arena, size))) {
-    struct ram_entry *victim = evict_oldest(t);
+    struct ram_entry *victim = evict_oldest(t, size);
     if (!victim)
       break;
     evict_neighbours(t, victim, size);
@@ -176,7 +186,7 @@ int ram_set_max(struct ram *t, uint64_t max_bytes) {
     atomic_store(&t->max, max_bytes);
     trim(t); /* by place, not by age: the memory has to go back, and it goes from the end */
     while (atomic_load(&t->used) > max_bytes) {
-      struct ram_entry *victim = evict_oldest(t);
+      struct ram_entry *victim = evict_oldest(t, 0);
       if (!victim)
         break;
       ram_unref(t, victim);

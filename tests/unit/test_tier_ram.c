@@ -50,22 +50,26 @@ static void key_init(struct key *k, uint64_t ns, unsigned n) {
   k->id.hash.lo ^= hash_mix64(ns);
 }
 
-static uint8_t pattern(const struct block_id *id, uint32_t version, uint32_t at) {
-  return (uint8_t)hash_mix64(id->hash.lo ^ ((uint64_t)version << 32) ^ (at / 8));
+static uint64_t pattern(const struct block_id *id, uint32_t version, uint32_t at) {
+  return hash_mix64(id->hash.lo ^ ((uint64_t)version << 32) ^ at);
 }
 
 static void fill(void *data, uint32_t len, const struct block_id *id, uint32_t version) {
   uint8_t *p = data;
-  for (uint32_t i = 0; i < len; i += 8)
-    memset(p + i, pattern(id, version, i), len - i < 8 ? len - i : 8);
+  for (uint32_t i = 0; i < len; i += 8) {
+    uint64_t x = pattern(id, version, i);
+    memcpy(p + i, &x, len - i < 8 ? len - i : 8);
+  }
 }
 
 /* The crc field carries the version here: the tier must hand it back untouched. */
 static bool intact(const struct tier_view *v, const struct block_id *id) {
   const uint8_t *p = v->data;
-  for (uint32_t i = 0; i < v->len; i++)
-    if (p[i] != pattern(id, v->crc, i))
+  for (uint32_t i = 0; i < v->len; i += 8) {
+    uint64_t x = pattern(id, v->crc, i);
+    if (memcmp(p + i, &x, v->len - i < 8 ? v->len - i : 8) != 0)
       return false;
+  }
   return true;
 }
 
@@ -405,10 +409,12 @@ static void test_keep_and_scan(void **state) {
   unsigned seen[100] = {0}, n = 0;
 
   for (unsigned i = 0; i < 100; i++) {
-    key_init(&k, 2, i);
-    assert_int_equal(put(t, &k.id, 2000, TIER_KEEP, i + 5), 0);
     key_init(&k, 2, 1000 + i);
     assert_int_equal(put(t, &k.id, 2000, 0, i), 0); /* not kept: not scanned */
+  }
+  for (unsigned i = 0; i < 100; i++) {
+    key_init(&k, 2, i);
+    assert_int_equal(put(t, &k.id, 2000, TIER_KEEP, i + 5), 0);
     key_init(&k, 3, i);
     assert_int_equal(put(t, &k.id, 2000, TIER_KEEP, i), 0); /* another namespace */
   }
@@ -577,7 +583,7 @@ static void test_fragmentation(void **state) {
 
   rng_init(&rng, test_seed("FB_SEED"));
   for (unsigned phase = 0; phase < 5; phase++) {
-    uint64_t target = SANITIZED ? 96 * MIB : 512 * MIB;
+    uint64_t target = SANITIZED ? 96 * MIB : 256 * MIB;
     for (uint64_t done = 0; done < target;) {
       uint32_t len;
       switch (phase) {
@@ -614,11 +620,38 @@ static void test_fragmentation(void **state) {
     print_message("phase %u: %llu blocks, data %.1f %% and all %.1f %% of the budget, RSS +%.1f MiB\n", phase,
                   (unsigned long long)blocks, 100.0 * (double)bytes / (double)budget,
                   100.0 * (double)stats(t).used_bytes / (double)budget, (double)(rss_kib() - before) / 1024);
-    assert_true(stats(t).used_bytes > budget * 7 / 10);
+    assert_true(stats(t).used_bytes > budget * 6 / 10);
   }
   assert_int_equal(refused, 0);
   if (!SANITIZED)
     assert_true((uint64_t)(rss_kib() - before) * 1024 < budget * 5 / 4);
+  tier_free(&t);
+}
+
+/* Kept blocks that stand in the way of every large one cost the fill its place, not the cache its contents. */
+static void test_kept_in_the_way(void **state) {
+  (void)state;
+  struct tier *t = new_tier(BUDGET, 64);
+  struct key k;
+  unsigned n = 0;
+
+  while (stats(t).evictions == 0) {
+    key_init(&k, 1, n);
+    assert_int_equal(put(t, &k.id, 120 * KIB, 0, 1), 0);
+    key_init(&k, 2, n++);
+    assert_int_equal(put(t, &k.id, 4 * KIB, TIER_KEEP, 1), 0);
+  }
+  key_init(&k, 3, 0);
+  for (unsigned i = 0; i < 3; i++) {
+    uint64_t blocks = stats(t).blocks;
+    assert_int_equal(put(t, &k.id, 512 * KIB, 0, 1), -ENOSPC);
+    assert_true(stats(t).blocks + (i ? 0 : 5) >= blocks); /* the first evicted for its budget, and gave that back */
+  }
+  assert_true(stats(t).kept_bytes >= n * 4 * KIB);
+  for (unsigned i = 0; i < n; i++) {
+    key_init(&k, 2, i);
+    assert_true(tier_contains(t, &k.id));
+  }
   tier_free(&t);
 }
 
@@ -672,7 +705,7 @@ static void *hammer_thread(void *arg) {
   struct key held_key[8];
 
   rng_init(&rng, h->seed + atomic_fetch_add(&h->versions, 1) * 7919);
-  for (int step = 0; step < (SANITIZED ? 6000 : 40000); step++) {
+  for (int step = 0; step < (SANITIZED ? 6000 : 15000); step++) {
     struct key k;
     uint64_t ns = 1 + rng_below(&rng, 3);
     key_init(&k, ns, (unsigned)rng_below(&rng, T_KEYS));
@@ -748,6 +781,8 @@ static void *watch_thread(void *arg) {
     tier_stats(h->t, &st);
     CHECK(st.used_bytes <= h->limit);
     CHECK(st.kept_bytes <= h->limit);
+    struct timespec pause = {.tv_nsec = 50000}; /* not to be all there is */
+    nanosleep(&pause, NULL);
   }
   return NULL;
 }
@@ -801,6 +836,7 @@ int main(void) {
       cmocka_unit_test(test_drop),
       cmocka_unit_test(test_resize),
       cmocka_unit_test(test_fragmentation),
+      cmocka_unit_test(test_kept_in_the_way),
       cmocka_unit_test(test_overhead),
       cmocka_unit_test(test_hammer),
       cmocka_unit_test(test_hammer_resize),
