@@ -10,6 +10,7 @@
  * BENCH_MEMCACHED, BENCH_REDIS (ports). */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -387,6 +388,10 @@ int main(int argc, char **argv) {
   struct fb_options o = {.peers = need_env("BENCH_FOREBAY")};
   struct fb_error e = {0};
 
+  /* As the CLI does, and as docs/client.md advises every reader of large values. */
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_TOP_PAD, 16 << 20);
   memcached_port = (uint16_t)atoi(need_env("BENCH_MEMCACHED"));
   redis_port = (uint16_t)atoi(need_env("BENCH_REDIS"));
   pid_t bare = bare_start(); /* forks: before any thread is there */
