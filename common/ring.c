@@ -87,13 +87,13 @@ static const char *copy(char **to, const char *s) {
 
 /* Copies the list and sorts it by name. */
 static int members_copy(struct ring *r, const struct ring_member *members) {
-  size_t size = 0;
+  size_t size = 1; /* so that malloc is never asked for nothing */
 
   for (unsigned i = 0; i < r->n; i++)
     size +=
         strlen(members[i].name) + strlen(members[i].address) + 3 + (members[i].domain ? strlen(members[i].domain) : 0);
   r->bytes += size + r->n * sizeof *r->members;
-  r->members = malloc(r->n * sizeof *r->members);
+  r->members = reallocarray(NULL, r->n, sizeof *r->members);
   r->strings = malloc(size);
   if (!r->members || !r->strings)
     return -ENOMEM;

@@ -304,12 +304,12 @@ int ring_place(const struct ring_place_peer *peers, unsigned n, unsigned domains
       .domains = domains,
       .bits = bits,
       .slots = 1u << bits,
-      .owners = owners,
-      .loads = loads,
   };
   uint64_t total = 0;
   int r = -ENOMEM;
 
+  p.owners = owners;
+  p.loads = loads;
   p.perms = malloc(n * sizeof *p.perms);
   p.reaches = calloc(p.slots, sizeof *p.reaches);
   p.caps = malloc(n * sizeof *p.caps);
