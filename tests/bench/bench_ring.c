@@ -175,7 +175,7 @@ static inline __attribute__((always_inline)) double lookup_ns(const struct ring 
       uint64_t h = hashes[i];
       if (chained)
         h += sum << 44;
-      sum += r ? ring_owner(r, ring_slot(r, h)) : vring_owner(v, h);
+      sum += v ? vring_owner(v, h) : ring_owner(r, ring_slot(r, h));
     }
   bench_use(sum);
   return (double)(cpu_ns() - start) / ((double)rounds * HASHES);
