@@ -12,8 +12,8 @@
 
 Configuration: make_cluster(n, SECTION={"key": value}, ...) is merged over the default of each peer; `per_peer` maps a
 peer's number to what only that peer gets; `members` replaces the member list (to give two peers different rings);
-ready=False returns without waiting. Every waiting goes through wait_until(), which polls a condition against a deadline;
-nothing sleeps for a guess.
+`command` are words before the daemon's own (setpriv ...); ready=False returns without waiting. Every waiting goes
+through wait_until(), which polls a condition against a deadline; nothing sleeps for a guess.
 
 At the end of a test each peer that still runs gets SIGTERM and must exit 0 in time; a peer that died by itself, exited
 with another status, or left a sanitizer's report in its log fails the test, and the logs' tails are printed. A test that
@@ -154,6 +154,10 @@ def _die_with_parent():
         os._exit(127)
 
 
+# A command that takes root's right to read and write everything from the program it starts, as for another user.
+WITHOUT_DAC = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+
+
 class Peer:
     """One forebayd."""
 
@@ -180,9 +184,9 @@ class Peer:
         ready, told = os.pipe()
         try:
             with open(self.log_path, "ab") as log:
-                self.proc = subprocess.Popen([os.path.join(BUILD, "forebayd"), "--config", self.conf_path, "--ready-fd",
-                                              str(told), *extra], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             pass_fds=(told,), preexec_fn=_die_with_parent)
+                self.proc = subprocess.Popen([*self.cluster.command, os.path.join(BUILD, "forebayd"), "--config",
+                                              self.conf_path, "--ready-fd", str(told), *extra], stdin=subprocess.DEVNULL,
+                                             stdout=log, stderr=log, pass_fds=(told,), preexec_fn=_die_with_parent)
         finally:
             os.close(told)
         if self._ready_fd is not None:
@@ -299,7 +303,9 @@ class Result:
 class Cluster:
     """n peers with one member list."""
 
-    def __init__(self, n=3, roots=(), per_peer=None, members=None, ready=True, weights=None, domains=None, **conf):
+    def __init__(self, n=3, roots=(), per_peer=None, members=None, ready=True, weights=None, domains=None,
+                 command=(), **conf):
+        self.command = command  # what the daemons are started by, in words before their own
         self.dir = tempfile.mkdtemp(prefix="forebay-cluster.")
         self.peers, self.reports = [], []
         self._running_cli = []
