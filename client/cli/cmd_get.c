@@ -96,7 +96,7 @@ static int run_get(struct cli *cli, const struct args *a) {
   struct progress p;
   int rc = target_parse_key(cli, a->words[0], &g.t);
 
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json && !to_file)
     return cli_fail(cli, -EINVAL, "--json and the file's bytes cannot both go to standard output; say -o FILE");

@@ -52,7 +52,7 @@ static int run_ls(struct cli *cli, const struct args *a) {
 
   if (rc == 0)
     rc = cli_open(cli);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   /* "NS/dir/" is what people type and what completion offers. */
   snprintf(prefix, sizeof prefix, "%s", t.rest ? t.rest : "");
@@ -108,7 +108,7 @@ static int run_stat(struct cli *cli, const struct args *a) {
     rc = cli_open(cli);
   if (rc == 0)
     rc = fb_stat(cli->client, t.ns, t.rest, &i, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);

@@ -114,7 +114,7 @@ static int run_create(struct cli *cli, const struct args *a) {
   int rc = cli_open(cli);
   if (rc == 0)
     rc = fb_ns_create(cli->client, &ns, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);
@@ -152,7 +152,7 @@ static int run_list(struct cli *cli, const struct args *a) {
   int rc = cli_open(cli);
   if (rc == 0)
     rc = fb_ns_list(cli->client, &list, &n, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);
@@ -200,7 +200,7 @@ static int run_show(struct cli *cli, const struct args *a) {
 
   if (rc == 0)
     rc = fb_ns_show(cli->client, a->words[0], &ns, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);
@@ -259,7 +259,7 @@ static int run_drop(struct cli *cli, const struct args *a) {
   }
   if (rc == 0)
     rc = fb_ns_drop(cli->client, a->words[0], &freed, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);

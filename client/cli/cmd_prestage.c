@@ -91,7 +91,7 @@ static int run_prestage(struct cli *cli, const struct args *a) {
   struct target t;
   int rc = target_parse(cli, a->words[0], &t);
 
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (options.background && args_set(a, "target"))
     return cli_fail(cli, -EINVAL, "--target is judged at the end of the run: it wants --wait");
@@ -99,7 +99,7 @@ static int run_prestage(struct cli *cli, const struct args *a) {
     return rc;
   if (options.background) {
     rc = fb_prestage(cli->client, t.ns, t.rest, &options, NULL, NULL, &p, &cli->err);
-    if (rc < 0)
+    if (rc != 0)
       return rc;
     if (cli->json)
       prestage_json(&cli->out, &t, &p, true, target);
@@ -130,7 +130,7 @@ static int run_prestage(struct cli *cli, const struct args *a) {
   }
   if (interrupted)
     return cli_fail(cli, -ECANCELED, "interrupted; what is resident stays");
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (below(&p, target))
     return cli_fail(cli, -FB_EBELOWTARGET,

@@ -72,7 +72,7 @@ static int run_put(struct cli *cli, const struct args *a) {
   struct target t;
   int rc = target_parse_key(cli, a->words[0], &t);
 
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   int fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0)
@@ -85,7 +85,7 @@ static int run_put(struct cli *cli, const struct args *a) {
   if (rc == 0)
     rc = fb_put(cli->client, t.ns, t.rest, data, len, &options, &info, &cli->err);
   free(data);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);
@@ -130,7 +130,7 @@ static int run_invalidate(struct cli *cli, const struct args *a) {
     rc = cli_open(cli);
   if (rc == 0)
     rc = fb_invalidate(cli->client, t.ns, t.rest, &blocks, &bytes, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json) {
     json_object(&cli->out, NULL);

@@ -14,7 +14,7 @@ static int locate(struct cli *cli, const char *word, uint64_t offset) {
     rc = cli_open(cli);
   if (rc == 0)
     rc = fb_locate(cli->client, t.ns, t.rest, offset, &l, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   unsigned n = l.n_owners < 8 ? l.n_owners : 8;
   if (!cli->json) {
@@ -62,7 +62,7 @@ static int run_ring(struct cli *cli, const struct args *a) {
   int rc = cli_open(cli);
   if (rc == 0)
     rc = fb_cluster_status(cli->client, &cl, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   for (size_t i = 0; i < cl->n_peers; i++)
     weights += cl->peers[i].weight;

@@ -87,7 +87,7 @@ static int run_status(struct cli *cli, const struct args *a) {
 
   if (rc == 0)
     rc = fb_cluster_status(cli->client, &cl, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (cli->json)
     status_json(&cli->out, cl);

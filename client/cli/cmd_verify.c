@@ -287,7 +287,7 @@ static int run_verify(struct cli *cli, const struct args *a) {
     rc = cli_open(cli);
   if (rc == 0)
     rc = fb_ns_show(cli->client, t.ns, &v.ns, &cli->err);
-  if (rc < 0)
+  if (rc != 0)
     return rc;
   if (!*v.ns.origin)
     return cli_fail(cli, -EINVAL, "namespace %s has no origin to compare with", t.ns);

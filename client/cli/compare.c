@@ -152,9 +152,9 @@ static void attempt(const struct side_by_side *s, int fd, struct compare_report 
   }
 }
 
-void compare_file(fb_client *c, const struct fb_ns *ns, int origin_fd, const char *key, char *buf,
+void compare_file(fb_client *c, const struct fb_ns *ns, int origin_fd, const char *key, void *buf,
                   compare_progress_fn progress, void *arg, struct compare_report *ret) {
-  struct side_by_side s = {c, ns, origin_fd, key, buf, buf + COMPARE_PIECE_BYTES, progress, arg};
+  struct side_by_side s = {c, ns, origin_fd, key, buf, (char *)buf + COMPARE_PIECE_BYTES, progress, arg};
   uint32_t wait_ms = ns->attr_ttl_ms < WAIT_MAX_MS ? ns->attr_ttl_ms : WAIT_MAX_MS;
 
   for (int i = 0; i < ATTEMPTS; i++) {

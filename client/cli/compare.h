@@ -31,7 +31,7 @@ typedef void (*compare_progress_fn)(void *arg, int64_t bytes);
 
 /* `origin_fd` is the namespace's origin directory; `buf` has room for 2 * COMPARE_PIECE_BYTES. Blocks for the time of
  * the reads, and up to two seconds more when the file changes. Thread-safe. */
-void compare_file(fb_client *c, const struct fb_ns *ns, int origin_fd, const char *key, char *buf,
+void compare_file(fb_client *c, const struct fb_ns *ns, int origin_fd, const char *key, void *buf,
                   compare_progress_fn progress, void *arg, struct compare_report *ret);
 
 #endif

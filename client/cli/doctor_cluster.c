@@ -205,7 +205,7 @@ void doctor_cluster(struct doctor *d) {
 
   if (rc == 0)
     rc = fb_cluster_status(d->cli->client, &cl, &d->cli->err);
-  if (rc < 0) {
+  if (rc != 0) {
     without_client(d, rc);
     return;
   }

@@ -17,8 +17,6 @@
 #define RUN_MS 5000
 #define OUTPUT_MAX (256u << 10)
 
-extern char **environ;
-
 static int64_t now_ms(void) {
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);

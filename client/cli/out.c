@@ -156,8 +156,10 @@ void out_table_print(struct out_table *t, FILE *out) {
     return;
   for (unsigned c = 0; c < t->n_columns; c++)
     print_cell(t, c, heading_text(t->headings[c]), out);
-  for (size_t i = 0; i < t->n_cells - t->n_cells % t->n_columns; i++)
-    print_cell(t, (unsigned)(i % t->n_columns), t->cells[i], out);
+  /* A row that memory did not suffice for is left out. */
+  for (size_t row = 0; row + t->n_columns <= t->n_cells; row += t->n_columns)
+    for (unsigned c = 0; c < t->n_columns; c++)
+      print_cell(t, c, t->cells[row + c], out);
 }
 
 void out_table_free(struct out_table **t) {
