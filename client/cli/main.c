@@ -134,8 +134,8 @@ static int dispatch(struct cli *cli, int argc, char **argv) {
 int main(int argc, char **argv) {
   struct cli cli = {.out.out = stdout};
 
-  /* gRPC allocates a message's pieces anew for every message: keep them, or each 1 MiB is mapped, faulted in and unmapped
-   * again (1 MiB gets, 16 outstanding: 1.5 times the bytes per second). */
+  /* gRPC allocates a message's pieces anew for every message: keep them, or each 1 MiB is mapped, faulted in and
+   * unmapped again (1 MiB gets, 16 outstanding: 1.5 times the bytes per second). */
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
   mallopt(M_TOP_PAD, 16 << 20);
