@@ -198,7 +198,7 @@ stage_clang() {
 # The tests' own interpreter loads libforebay, and cannot load a sanitized one: it takes the release build's.
 plain_library() {
   # shellcheck disable=SC2016 # expanded by the inner shell
-  step "plain library" 600 one bash -c 'cmake --preset release && cmake --build --preset release --target forebay -j "$1"' \
+  step "plain library" 600 one bash -c 'cmake --preset release -DFOREBAY_TESTS=ON && cmake --build --preset release --target forebay -j "$1"' \
     plain "$jobs"
 }
 
@@ -206,21 +206,22 @@ stage_asan() {
   export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:abort_on_error=0"
   export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
   export LSAN_OPTIONS="suppressions=$root/tests/lib/lsan.supp:print_suppressions=0"
-  build asan && plain_library && { unit build-asan "${norandom[@]}"; system build-asan "not release_only" "${norandom[@]}"; }
-  unset ASAN_OPTIONS UBSAN_OPTIONS LSAN_OPTIONS
+  build asan && plain_library || return
+  unit build-asan "${norandom[@]}"
+  system build-asan "not release_only" "${norandom[@]}"
 }
 
 stage_tsan() {
-  export TSAN_OPTIONS="suppressions=$root/tests/lib/tsan.supp:halt_on_error=1:second_deadlock_stack=1:history_size=4"
-  build tsan && plain_library && { unit build-tsan "${norandom[@]}"; system build-tsan "not release_only" "${norandom[@]}"; }
-  unset TSAN_OPTIONS
+  export TSAN_OPTIONS="suppressions=$root/tests/lib/tsan.supp:halt_on_error=1:second_deadlock_stack=1:history_size=4:ignore_noninstrumented_modules=1"
+  build tsan && plain_library || return
+  unit build-tsan "${norandom[@]}"
+  system build-tsan "not release_only" "${norandom[@]}"
 }
 
 stage_fuzz() {
   export LSAN_OPTIONS="suppressions=$root/tests/lib/lsan.supp:print_suppressions=0"
   build fuzz && step "targets" 900 "$tmp/fuzz.xml" "${norandom[@]}" python3 tests/fuzz/run.py --build build-fuzz \
     --seconds "$fuzz_seconds" --jobs "$jobs" --junit "$tmp/fuzz.xml"
-  unset LSAN_OPTIONS
 }
 
 stage_tidy() {
@@ -240,6 +241,7 @@ for stage in "${stages[@]}"; do
   stage_tests=0
   started=$SECONDS
   printf '\n== %s\n' "$stage"
+  unset ASAN_OPTIONS UBSAN_OPTIONS LSAN_OPTIONS TSAN_OPTIONS # each stage sets its own
   "stage_$stage"
   if [ $stage_tests -eq 0 ]; then
     failed=$((failed + 1))
