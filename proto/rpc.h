@@ -75,6 +75,8 @@ struct rpc_server_limits {
   uint32_t max_connections;     /* >= 1; connections over it are closed at once and counted */
   uint32_t max_streams;         /* concurrent calls per connection */
   size_t max_message_bytes;     /* both ways; 0 = 4 MiB + 64 KiB */
+  size_t receive_bytes;         /* what received and half-received messages may take in all: over it, streams are reset
+                                 * (FB_EBUSY at the client); 0 = 256 MiB or 4 messages, whichever is more */
   uint32_t max_calls;           /* concurrent calls in all; over it: FB_EBUSY (RESOURCE_EXHAUSTED) */
   uint32_t handshake_ms;        /* a connection that sent no HTTP/2 preface by then is closed; 0 = 10000 */
   uint32_t idle_ms;             /* a connection without calls for so long is closed; 0 = never */

@@ -17,11 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "common/clock.h"
 #include "proto/status.h"
 
 #define REQUESTS_PER_QUEUE 32
 #define PEER_MAX 64
+#define RECEIVE_BYTES_DEFAULT ((size_t)256 << 20)
 /* After the last call has ended: time for its answer and the goodbye to leave, then connections are cut. */
 #define FAREWELL_NS (500 * NS_PER_MS)
 
@@ -440,7 +442,16 @@ static grpc_server *make_server(const struct rpc_server_limits *limits) {
   args[n++] = int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100);
   if (limits->idle_ms)
     args[n++] = int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, limits->idle_ms);
-  return grpc_server_create(&(grpc_channel_args){.num_args = n, .args = args}, NULL);
+  /* gRPC compares a message with the cap only when all of it is there, so a few clients could make it hold gigabytes;
+   * over the quota it resets the streams instead. */
+  grpc_resource_quota *quota = grpc_resource_quota_create("forebay server");
+  grpc_resource_quota_resize(quota, limits->receive_bytes);
+  args[n++] = (grpc_arg){.type = GRPC_ARG_POINTER,
+                         .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+                         .value.pointer = {.p = quota, .vtable = grpc_resource_quota_arg_vtable()}};
+  grpc_server *server = grpc_server_create(&(grpc_channel_args){.num_args = n, .args = args}, NULL);
+  grpc_resource_quota_unref(quota);
+  return server;
 }
 
 static void server_destroy(struct rpc_server *srv) {
@@ -461,6 +472,8 @@ int rpc_server_new(struct rpc_server **ret, struct rpc_loop *l, const char *addr
     return err_set(e, -EINVAL, "max_connections, max_streams and max_calls must be at least 1");
   if (limits->max_message_bytes > RPC_MESSAGE_BYTES_MAX)
     return err_set(e, -EINVAL, "max_message_bytes %zu: at most %zu", limits->max_message_bytes, RPC_MESSAGE_BYTES_MAX);
+  if (limits->receive_bytes && limits->receive_bytes / 2 < limits->max_message_bytes)
+    return err_set(e, -EINVAL, "receive_bytes %zu: at least twice max_message_bytes", limits->receive_bytes);
   struct rpc_server *srv = calloc(1, sizeof *srv);
   if (!srv)
     return err_set(e, -ENOMEM, "out of memory for a server");
@@ -468,6 +481,8 @@ int rpc_server_new(struct rpc_server **ret, struct rpc_loop *l, const char *addr
   srv->limits = *limits;
   if (!srv->limits.max_message_bytes)
     srv->limits.max_message_bytes = RPC_MESSAGE_BYTES_DEFAULT;
+  if (!srv->limits.receive_bytes)
+    srv->limits.receive_bytes = max_u64(RECEIVE_BYTES_DEFAULT, 4 * srv->limits.max_message_bytes);
   pthread_mutex_init(&srv->mtx, NULL);
   pthread_condattr_init(&mono);
   pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);

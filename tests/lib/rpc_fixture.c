@@ -157,7 +157,7 @@ static void hang_cancelled(struct rpc_session *s, void *arg) {
   pthread_cond_broadcast(&r->changed);
   pthread_mutex_unlock(&r->mtx);
 }
-static void hang(struct rpc_session *s, void *arg) {
+static void hang_with(struct rpc_session *s, struct blob *kept, void *arg) {
   struct rig *r = arg;
 
   rpc_on_cancel(s, hang_cancelled, r);
@@ -167,20 +167,27 @@ static void hang(struct rpc_session *s, void *arg) {
   snprintf(r->peer_seen, sizeof r->peer_seen, "%s", rpc_peer(s));
   if (r->n_hung == sizeof r->hung / sizeof *r->hung)
     abort();
+  r->kept[r->n_hung] = kept ? blob_ref(kept) : NULL;
   r->hung[r->n_hung++] = s;
   pthread_cond_broadcast(&r->changed);
   pthread_mutex_unlock(&r->mtx);
 }
 
+static void hang(struct rpc_session *s, void *arg) { hang_with(s, NULL, arg); }
+static void keep(struct rpc_session *s, void *arg) { rpc_recv(s, hang_with, arg); }
+
 unsigned rig_release(struct rig *r) {
   struct rpc_session *mine[256];
+  struct blob *kept[256];
 
   pthread_mutex_lock(&r->mtx);
   unsigned n = r->n_hung;
   memcpy(mine, r->hung, n * sizeof *mine);
+  memcpy(kept, r->kept, n * sizeof *kept);
   r->n_hung = 0;
   pthread_mutex_unlock(&r->mtx);
   for (unsigned i = 0; i < n; i++) {
+    blob_unref(&kept[i]);
     if (rpc_cancelled(mine[i]))
       rpc_finish(mine[i], NULL, -ECANCELED, "cancelled");
     else
@@ -285,9 +292,9 @@ struct rpc_server_limits rig_limits(void) {
 }
 
 void rig_up(struct rig *r, const struct rpc_server_limits *limits) {
-  const struct rpc_method methods[] = {{"/t/Echo", echo, r}, {"/t/Fail", fail, r}, {"/t/Count", count, r},
-                                       {"/t/Sum", sum, r},   {"/t/Chat", chat, r}, {"/t/Hang", hang, r},
-                                       {"/t/Deny", deny, r}, {"/t/Big", big, r},   {NULL, NULL, NULL}};
+  const struct rpc_method methods[] = {
+      {"/t/Echo", echo, r}, {"/t/Fail", fail, r}, {"/t/Count", count, r}, {"/t/Sum", sum, r},   {"/t/Chat", chat, r},
+      {"/t/Hang", hang, r}, {"/t/Deny", deny, r}, {"/t/Big", big, r},     {"/t/Keep", keep, r}, {NULL, NULL, NULL}};
   struct rpc_server_limits defaults = rig_limits();
   struct err e = {0};
 

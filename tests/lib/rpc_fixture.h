@@ -5,7 +5,7 @@
  *   /t/Fail   unary: request "CODE TEXT", fails so   /t/Sum    client stream: answers "MESSAGES BYTES"
  *   /t/Chat   bidi: every message comes back          /t/Hang   answers when rig_release is called; counts cancels
  *   /t/Big    unary: request "N", answers N bytes     /t/Deny   client stream: fails with EINVAL at the first message
- */
+ *   /t/Keep   as Hang, and keeps the request's bytes until then */
 #ifndef FB_TESTS_LIB_RPC_FIXTURE_H
 #define FB_TESTS_LIB_RPC_FIXTURE_H
 
@@ -24,6 +24,7 @@ struct rig {
   pthread_cond_t changed;
   /* under mtx */
   struct rpc_session *hung[256];
+  struct blob *kept[256]; /* of the session at the same place; NULL if none */
   unsigned n_hung, cancels, started;
   int64_t deadline_seen_ns;
   char peer_seen[64];
@@ -32,7 +33,6 @@ struct rig {
 struct rpc_server_limits rig_limits(void);
 /* Everything up on 127.0.0.1. Aborts when it cannot. */
 void rig_up(struct rig *r, const struct rpc_server_limits *limits);
-/* As rig_up on a loop of the caller's and a chosen address. Returns rpc_server_new's code. */
 void rig_down(struct rig *r);
 /* Answers every call that hangs; returns how many. */
 unsigned rig_release(struct rig *r);
