@@ -163,6 +163,7 @@ struct candidates {
   struct ring *ring; /* reference; candidates_fini */
   unsigned n;
   unsigned index[RING_RANKS];
+  unsigned first; /* the slot's first owner, whether it can be reached or not */
   int self;
   /* the walk over them */
   unsigned next;

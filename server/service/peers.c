@@ -90,6 +90,7 @@ void candidates_init(struct candidates *c, struct service *s, struct hash128 h) 
   *c = (struct candidates){.ring = member_ring(s->member)};
   c->self = ring_find(c->ring, s->self);
   n = ring_owners(c->ring, ring_slot(c->ring, h.hi), owners);
+  c->first = owners[0];
   for (unsigned i = 0; i < n; i++) {
     struct peer *p = (int)owners[i] == c->self ? NULL : service_peer_of(s, c->ring, owners[i]);
     if (p && !peer_usable(p))
@@ -116,7 +117,7 @@ enum walk walk_next(struct candidates *c, struct service *s, int64_t deadline_ns
     struct peer *p = service_peer_of(s, c->ring, index);
     if (!p)
       continue;
-    if (c->next > 1 && !c->others_only)
+    if (index != c->first && !c->others_only)
       metric_add(s, M_peer_failovers, 1);
     *ret = p;
     return WALK_PEER;
