@@ -31,6 +31,7 @@ ROOMS = {
     PUBLIC: [],
     "client/lib": ["common", "proto", PUBLIC],
     "client/cli": [PUBLIC],
+    "client/examples": [PUBLIC],
     "client/fuse": [PUBLIC],
     "client/python": [PUBLIC],
     "deploy": [PUBLIC],
