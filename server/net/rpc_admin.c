@@ -143,14 +143,15 @@ struct sync {
   bool called;
 };
 
-/* What the caller lacks, as far as one message goes: what is left out it lacks still when it asks next. */
+/* What the caller lacks, as far as one message goes: NS_MAX records of 400 bytes. A partial answer is better than the
+ * refusal of one that is too long. */
 static void sync_lacks(void *arg, const struct ns_record *records, unsigned n) {
   struct sync *y = arg;
   Forebay__V1__SyncCatalogReply m = FOREBAY__V1__SYNC_CATALOG_REPLY__INIT;
   void *v;
 
   y->called = true;
-  m.records = records_to_pb(records, n, y->face->limits.max_message_bytes / 2, &m.n_records, &v);
+  m.records = records_to_pb(records, n, y->face->limits.max_message_bytes - 64, &m.n_records, &v);
   if (!m.records)
     return;
   y->reply = wire_pack(&m.base, NULL);
