@@ -4,9 +4,12 @@
 #include <inttypes.h>
 #include <netdb.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client/cli/doctor.h"
@@ -19,44 +22,58 @@
 /* Each probe of a port may take CONNECT_MS; a large cluster that is down should not take minutes to tell. */
 #define PROBES_MAX 16
 
-#ifdef __SANITIZE_THREAD__
-/* TSan does not know of the threads that getaddrinfo_a starts inside libc, and crashes in them. */
-static struct addrinfo *resolve(const char *host, const char *port) {
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+/* A look-up on a thread of its own: getaddrinfo may take half a minute, and cannot be told to take less. */
+struct lookup {
+  char host[300], port[8];
+  struct addrinfo *found;
+  atomic_int parties; /* that still use this; the last one frees it */
+};
 
-  return getaddrinfo(host, port, &hints, &found) == 0 ? found : NULL;
+static void lookup_unref(struct lookup *l) {
+  if (atomic_fetch_sub(&l->parties, 1) > 1)
+    return;
+  if (l->found)
+    freeaddrinfo(l->found);
+  free(l);
 }
-#else
-/* Resolves within RESOLVE_MS: getaddrinfo alone may take half a minute. */
-static struct addrinfo *resolve(const char *host, const char *port) {
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-  struct gaicb *cb = calloc(1, sizeof *cb + strlen(host) + strlen(port) + 2 + sizeof hints);
-  struct timespec limit = {RESOLVE_MS / 1000, 0};
-  struct addrinfo *found = NULL;
 
-  if (!cb)
+static void *look_up(void *arg) {
+  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
+  struct lookup *l = arg;
+
+  if (getaddrinfo(l->host, l->port, &hints, &found) == 0)
+    l->found = found;
+  lookup_unref(l);
+  return NULL;
+}
+
+/* The addresses, or NULL when there are none or it took longer than RESOLVE_MS. */
+static struct addrinfo *resolve(const char *host, const char *port) {
+  struct lookup *l = calloc(1, sizeof *l);
+  struct addrinfo *found = NULL;
+  struct timespec until;
+  pthread_t thread;
+
+  if (!l)
     return NULL;
-  /* All in one block: an answer that comes too late is written there, so then the block is given up, not freed. */
-  struct addrinfo *h = (struct addrinfo *)(cb + 1);
-  char *name = (char *)(h + 1), *service = name + strlen(host) + 1;
-  *h = hints;
-  strcpy(name, host);
-  strcpy(service, port);
-  cb->ar_name = name;
-  cb->ar_service = service;
-  cb->ar_request = h;
-  const struct gaicb *list[] = {cb};
-  if (getaddrinfo_a(GAI_NOWAIT, &cb, 1, NULL) == 0) {
-    gai_suspend(list, 1, &limit);
-    int rc = gai_error(cb);
-    if (rc == EAI_INPROGRESS && gai_cancel(cb) != EAI_CANCELED)
-      return NULL;
-    found = rc == 0 ? cb->ar_result : NULL;
+  snprintf(l->host, sizeof l->host, "%s", host);
+  snprintf(l->port, sizeof l->port, "%s", port);
+  atomic_init(&l->parties, 2);
+  if (pthread_create(&thread, NULL, look_up, l) != 0) {
+    free(l);
+    return NULL;
   }
-  free(cb);
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += RESOLVE_MS / 1000;
+  if (pthread_timedjoin_np(thread, NULL, &until) == 0) {
+    found = l->found;
+    l->found = NULL;
+  } else {
+    pthread_detach(thread);
+  }
+  lookup_unref(l);
   return found;
 }
-#endif
 
 /* Connects and hangs up. 0, -ENXIO when the name does not resolve, or the errno of connect. */
 static int probe(const char *address) {
