@@ -24,8 +24,9 @@ int ns_record_check(const struct ns_record *r, struct err *e) {
     return err_set(e, -EINVAL, "namespace %s: block size %u is not a power of two in 65536..4194304", r->name, bs);
   if (r->attr_ttl_ms < 1 || r->attr_ttl_ms > 3600000)
     return err_set(e, -EINVAL, "namespace %s: attr_ttl_ms %u is not in 1..3600000", r->name, r->attr_ttl_ms);
-  if (r->replicas < 1 || r->replicas > 8)
-    return err_set(e, -EINVAL, "namespace %s: replicas %u is not in 1..8", r->name, r->replicas);
+  if (r->replicas != 1)
+    return err_set(e, -EINVAL, "namespace %s: replicas = %u, but peers do not replicate yet; accepted: 1", r->name,
+                   r->replicas);
   if (strlen(r->version) > HASH_VERSION_MAX || strchr(r->version, '/') || !strcmp(r->version, ".") ||
       !strcmp(r->version, ".."))
     return err_set(e, -EINVAL, "namespace %s: a version is at most 255 bytes without '/', and not '.' or '..'",
