@@ -68,7 +68,6 @@ static const struct arg_row create_rows[] = {
      "unit of fill, storage and checksum, a power of two in 64KiB..4MiB; default: 1MiB"},
     {"attr-ttl-ms", 0, ARG_UINT, "N", 1, 3600000, NULL,
      "how long a peer may go without asking the origin whether a file changed; default: 1000"},
-    {"replicas", 0, ARG_UINT, "N", 1, 8, NULL, "owners per key; default: 1"},
     {"version", 0, ARG_STRING, "STR", 0, 0, NULL,
      "version string, part of every key: another version is another key space"},
     {0},
@@ -109,7 +108,6 @@ static int run_create(struct cli *cli, const struct args *a) {
   ns.ack = args_set(a, "ack") ? ack_values[args_number(a, "ack", 0)] : FB_ACK_DEFAULT;
   ns.block_bytes = (uint32_t)block;
   ns.attr_ttl_ms = (uint32_t)args_number(a, "attr-ttl-ms", 0);
-  ns.replicas = (uint32_t)args_number(a, "replicas", 0);
 
   int rc = cli_open(cli);
   if (rc == 0)

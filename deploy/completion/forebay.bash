@@ -43,7 +43,7 @@ _forebay_words() {
     word=${words[i]}
     case "$command $word" in
     *' --peers='*) peers=${word#*=} ;;
-    *' --peers' | *' -P' | *' --config' | *' -c' | *' --timeout-ms' | 'ring --locate' | 'ring -l' | 'ring --offset' | 'ring -o' | 'ns create --origin' | 'ns create -o' | 'ns create --ack' | 'ns create --block-size' | 'ns create -b' | 'ns create --attr-ttl-ms' | 'ns create --replicas' | 'ns create --version' | 'ls --limit' | 'ls -l' | 'get --output' | 'get -o' | 'get --offset' | 'get --length' | 'prestage --target' | 'prestage -t' | 'prestage --parallel' | 'verify --parallel' | 'doctor --daemon-config' | 'doctor --forebayd')
+    *' --peers' | *' -P' | *' --config' | *' -c' | *' --timeout-ms' | 'ring --locate' | 'ring -l' | 'ring --offset' | 'ring -o' | 'ns create --origin' | 'ns create -o' | 'ns create --ack' | 'ns create --block-size' | 'ns create -b' | 'ns create --attr-ttl-ms' | 'ns create --version' | 'ls --limit' | 'ls -l' | 'get --output' | 'get -o' | 'get --offset' | 'get --length' | 'prestage --target' | 'prestage -t' | 'prestage --parallel' | 'verify --parallel' | 'doctor --daemon-config' | 'doctor --forebayd')
       [[ $word == --peers || $word == -P ]] && peers=${words[i + 1]}
       ((i++))
       ;;
@@ -89,9 +89,6 @@ _forebay_words() {
   'ns create --attr-ttl-ms')
     return
     ;;
-  'ns create --replicas')
-    return
-    ;;
   'ns create --version')
     return
     ;;
@@ -131,7 +128,7 @@ _forebay_words() {
     case $command in
     'status') options+=' --counters --require-all' ;;
     'ring') options+=' --locate --offset' ;;
-    'ns create') options+=' --origin --derived --ack --block-size --attr-ttl-ms --replicas --version' ;;
+    'ns create') options+=' --origin --derived --ack --block-size --attr-ttl-ms --version' ;;
     'ns drop') options+=' --yes' ;;
     'ls') options+=' --recursive --limit' ;;
     'get') options+=' --output --offset --length' ;;
