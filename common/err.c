@@ -6,11 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/utf8.h"
+
 int err_vset(struct err *e, int code, const char *fmt, va_list ap) {
   if (!e)
     return code;
   e->code = code;
-  vsnprintf(e->text, sizeof e->text, fmt, ap);
+  if (vsnprintf(e->text, sizeof e->text, fmt, ap) >= (int)sizeof e->text)
+    utf8_trim(e->text);
   return code;
 }
 
@@ -41,6 +44,7 @@ int err_prefix(struct err *e, const char *fmt, ...) {
     memcpy(e->text + n + 2, old, len);
     e->text[(size_t)n + 2 + len] = '\0';
   }
+  utf8_trim(e->text);
   return e->code;
 }
 

@@ -8,38 +8,62 @@
 
 #include "common/utf8.h"
 
-const char *name_quote(char out[NAME_QUOTE_MAX], const void *name, size_t len) {
-  const char *s = name;
+/* Appends as much of name[*at..len) as `cap` bytes hold, made harmless. Returns the bytes written; *at moves. */
+static size_t put_safe(char *out, size_t cap, const char *name, size_t len, size_t *at, bool quoted) {
   size_t n = 0;
 
-  if (!s)
-    return strcpy(out, "(none)");
-  out[n++] = '"';
-  while (len > 0) {
+  while (*at < len) {
+    const char *s = name + *at;
     char piece[8];
     uint32_t c = 0;
-    unsigned used = utf8_next(s, len, &c), piece_len = used;
+    unsigned used = utf8_next(s, len - *at, &c), piece_len = used;
 
     if (used == 0 || c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029) {
       piece_len = 4; /* byte by byte: a longer character's other bytes are not UTF-8 on their own */
       used = 1;
       snprintf(piece, sizeof piece, "\\x%02x", (unsigned)(uint8_t)*s);
-    } else if (c == '"' || c == '\\') {
+    } else if (quoted && (c == '"' || c == '\\')) {
       piece_len = 2;
       piece[0] = '\\';
       piece[1] = (char)c;
     } else {
       memcpy(piece, s, used);
     }
-    /* What follows at most: the closing quote, "..." and NUL. */
-    if (n + piece_len + 5 > NAME_QUOTE_MAX)
+    if (n + piece_len > cap)
       break;
     memcpy(out + n, piece, piece_len);
     n += piece_len;
-    s += used;
-    len -= used;
+    *at += used;
   }
-  strcpy(out + n, len > 0 ? "\"..." : "\"");
+  return n;
+}
+
+const char *name_quote(char out[NAME_QUOTE_MAX], const void *name, size_t len) {
+  size_t at = 0;
+
+  if (!name)
+    return strcpy(out, "(none)");
+  out[0] = '"';
+  /* What follows at most: the closing quote, "..." and NUL. */
+  size_t n = 1 + put_safe(out + 1, NAME_QUOTE_MAX - 6, name, len, &at, true);
+  strcpy(out + n, at < len ? "\"..." : "\"");
+  return out;
+}
+
+const char *name_object(char out[NAME_OBJECT_MAX], const char *ns, const char *key) {
+  size_t at = 0, ns_len = ns ? strnlen(ns, NAME_NS_MAX + 1) : 0, key_len = key ? strnlen(key, NAME_OBJECT_MAX) : 0;
+  size_t n = put_safe(out, NAME_NS_MAX, ns, ns_len, &at, false);
+
+  if (at < ns_len)
+    n += (size_t)sprintf(out + n, "...");
+  if (key) {
+    out[n++] = '/';
+    at = 0;
+    n += put_safe(out + n, NAME_OBJECT_MAX - 4 - n, key, key_len, &at, false);
+    if (at < key_len)
+      n += (size_t)sprintf(out + n, "...");
+  }
+  out[n] = '\0';
   return out;
 }
 

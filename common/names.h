@@ -42,4 +42,9 @@ int name_parse_hostport(const char *text, bool port_0, char ret_host[NAME_HOST_M
 #define NAME_QUOTE_MAX 96u
 const char *name_quote(char out[NAME_QUOTE_MAX], const void *name, size_t len);
 
+/* "ns/key" as failures name it (without the key: "ns"): as safe as above but without quotes, and cut so that the
+ * sentence that follows has room. Returns out. */
+#define NAME_OBJECT_MAX 224u
+const char *name_object(char out[NAME_OBJECT_MAX], const char *ns, const char *key);
+
 #endif

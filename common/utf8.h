@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Decodes the character at p[0..len), len > 0. Returns its length, 1..4, or 0 when the bytes there are not UTF-8 as
  * RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF. */
@@ -26,6 +27,18 @@ static inline unsigned utf8_next(const void *text, size_t len, uint32_t *ret) {
     return 0;
   *ret = c;
   return n;
+}
+
+/* Takes the rest of a character away that a text ends with because it was cut: texts travel in fields that have to be
+ * UTF-8. */
+static inline void utf8_trim(char *text) {
+  size_t len = strlen(text), start = len;
+  uint32_t c;
+
+  while (start > 0 && len - start < 4 && ((uint8_t)text[--start] & 0xc0) == 0x80)
+    ;
+  if (len > 0 && utf8_next(text + start, len - start, &c) != len - start)
+    text[start] = '\0';
 }
 
 #endif

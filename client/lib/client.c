@@ -167,13 +167,14 @@ int call_begin(struct call *k, fb_client *c, unsigned what, const char *ns, cons
 
 int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg) {
   bool new_ring = false, new_record = false;
+  struct err said;
 
   for (;;) {
     int r = k->with_record ? ns_load(k, false) : 0;
     if (r == 0)
       r = once(k, arg);
     if (r == -FB_ERING && k->ring_peer && !new_ring) {
-      struct err said = k->e;
+      said = k->e;
       new_ring = true;
       r = topology_refresh(k, k->ring_peer);
       if (r == 0)
@@ -186,7 +187,10 @@ int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg) 
       r = ns_load(k, true);
       if (r == 0 && k->record.id != old)
         continue;
-      if (r == 0)
+      if (r == 0 && new_ring) { /* they cannot tell each other: what keeps them apart is what is wrong */
+        k->e = said;
+        r = -FB_ERING;
+      } else if (r == 0)
         r = err_set(&k->e, -FB_ENONS, "a peer does not know this namespace, another one does: try again in a moment");
     }
     if (r == -FB_ERING)
@@ -199,10 +203,10 @@ int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg) 
 
 /* Says on what a call failed, unless the peer's text does. */
 static void add_context(struct call *k) {
-  if (k->key && !strstr(k->e.text, k->key))
-    err_prefix(&k->e, "%s/%s", k->ns, k->key);
-  else if (!k->key && k->ns && !strstr(k->e.text, k->ns))
-    err_prefix(&k->e, "%s", k->ns);
+  char name[NAME_OBJECT_MAX];
+
+  if (k->ns && !strstr(k->e.text, name_object(name, k->ns, k->key)) && (k->key || !strstr(k->e.text, k->ns)))
+    err_prefix(&k->e, "%s", name);
 }
 
 ssize_t call_end(struct call *k, ssize_t r, struct fb_error *err) {

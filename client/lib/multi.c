@@ -39,17 +39,18 @@ struct group {
   size_t n;
   bool sent, over; /* over: under waiter.mtx */
   int code;
-  char text[256];
+  char text[ERR_TEXT_MAX];
 };
 
 static void note_failure(struct many *m, const struct item *it, int code, const char *text) {
   if (m->first.code)
     return;
   const char *why = text && *text ? text : err_describe(code);
-  if (strstr(why, it->range->key))
+  char name[NAME_OBJECT_MAX];
+  if (strstr(why, name_object(name, m->k->ns, it->range->key)))
     err_set(&m->first, code, "%s", why);
   else
-    err_set(&m->first, code, "%s/%s: %s", m->k->ns, it->range->key, why);
+    err_set(&m->first, code, "%s: %s", name, why);
 }
 
 static void finish(struct item *it, const Forebay__V1__GetReply *reply, size_t bytes) {

@@ -42,7 +42,7 @@ struct request {
 
   /* an attempt's outcome, valid in take() and failed() */
   int code;
-  char text[256];
+  char text[ERR_TEXT_MAX];
   ProtobufCMessage *reply;
   struct blob *payload;
   int64_t sent_ns, received_ns;
@@ -112,7 +112,7 @@ struct stream {
   ProtobufCMessage *message;
   bool over;
   int code;
-  char text[256];
+  char text[ERR_TEXT_MAX];
   /* the caller's */
   ProtobufCMessage *given;
 };

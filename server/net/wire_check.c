@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "common/utf8.h"
+
 #define DEPTH_MAX 8 /* of messages within messages; ours have three levels */
 enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
 
@@ -32,20 +34,44 @@ static void advance(struct cursor *c, size_t n) {
   c->left -= n;
 }
 
-/* Passes n bytes (n <= left); tells whether there was a NUL among them when `look`. */
-static bool pass(struct cursor *c, size_t n, bool look) {
-  bool found = false;
+/* A string as its bytes come by, in pieces. */
+struct text {
+  uint8_t begun[4]; /* a character whose end lies in a later piece */
+  unsigned n;
+  bool nul, bad; /* bad: not UTF-8 */
+};
 
+static void text_feed(struct text *t, const uint8_t *p, size_t len) {
+  uint32_t c;
+
+  t->nul = t->nul || memchr(p, 0, len);
+  while (len && !t->bad) {
+    unsigned used = t->n ? 0 : utf8_next(p, len, &c);
+    if (used == 0) {
+      t->begun[t->n++] = *p;
+      used = 1;
+      if (utf8_next(t->begun, t->n, &c) == t->n)
+        t->n = 0;
+      else
+        t->bad = t->n == sizeof t->begun;
+    }
+    p += used;
+    len -= used;
+  }
+}
+
+/* Passes n bytes (n <= left), showing them to `t` if it is not NULL. */
+static void pass(struct cursor *c, size_t n, struct text *t) {
   while (n) {
     const uint8_t *p = NULL;
     size_t have = here(c, &p);
     if (have > n)
       have = n;
-    found = found || (look && memchr(p, 0, have));
+    if (t)
+      text_feed(t, p, have);
     advance(c, have);
     n -= have;
   }
-  return found;
 }
 
 /* False: cut off, or longer than 64 bits. */
@@ -66,14 +92,16 @@ static bool varint(struct cursor *c, size_t end_left, uint64_t *ret) {
   return false;
 }
 
-static int refuse(const ProtobufCFieldDescriptor *f, struct err *e) {
+static int refuse(const ProtobufCFieldDescriptor *f, const struct text *t, struct err *e) {
   int code = -EINVAL;
 
   if (strcmp(f->name, "key") == 0 || strcmp(f->name, "prefix") == 0)
     code = -FB_EKEYNAME;
   else if (strcmp(f->name, "ns") == 0 || strcmp(f->name, "name") == 0)
     code = -FB_ENSNAME;
-  return err_set(e, code, "%s holds a NUL byte; accepted: text without one", f->name);
+  return err_set(e, code,
+                 t->nul ? "%s holds a NUL byte; accepted: text without one" : "%s is not UTF-8; accepted: UTF-8",
+                 f->name);
 }
 
 /* Fields until only end_left bytes of the blob are left. 0: clean, or malformed (*ret_ok false). */
@@ -111,8 +139,12 @@ static int walk(const ProtobufCMessageDescriptor *type, struct cursor *c, size_t
       int r = walk(f->descriptor, c, c->left - (size_t)len, depth + 1, ret_ok, e);
       if (r < 0)
         return r;
-    } else if (pass(c, (size_t)len, f && f->type == PROTOBUF_C_TYPE_STRING)) {
-      return refuse(f, e);
+    } else {
+      struct text t = {.n = 0};
+      bool look = f && f->type == PROTOBUF_C_TYPE_STRING;
+      pass(c, (size_t)len, look ? &t : NULL);
+      if (look && (t.nul || t.bad || t.n))
+        return refuse(f, &t, e);
     }
   }
   return 0;

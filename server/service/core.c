@@ -4,10 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/names.h"
 #include "server/service/catalog.h"
 #include "server/service/parts.h"
 
 #define TICK_MS 50
+
+int fail_object(struct err *e, int code, const char *ns, const char *key, const char *text) {
+  char name[NAME_OBJECT_MAX];
+  size_t n = strlen(name_object(name, ns, key));
+
+  if (strncmp(text, name, n) == 0 && text[n] == ':')
+    return err_set(e, code, "%s", text);
+  return err_set(e, code, "%s: %s", name, text);
+}
 
 static void *ticker_main(void *arg) {
   struct service *s = arg;

@@ -65,7 +65,7 @@ static void finish(struct get_op *op, int code, const char *text, const struct g
   metric_add(s, M_get_requests, 1);
   if (code < 0) {
     metric_add(s, M_get_errors, 1);
-    err_set(&e, code, "%.64s/%.200s: %s", op->q.ns, op->q.key, text);
+    fail_object(&e, code, op->q.ns, op->q.key, text);
     op->done(op->arg, code, e.text, NULL);
   } else {
     op->done(op->arg, 0, "", r);

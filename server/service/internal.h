@@ -52,6 +52,10 @@ static inline const char *ns_path(const struct ns *n, const char *key, char buf[
 /* Opens the namespace's origin if need be. Blocks: pool threads only. The origin lives as long as the reference. */
 int ns_origin(struct service *s, struct ns *n, struct origin **ret, struct err *e);
 
+/* A failure's text with the name of what it happened to (key NULL: a namespace), unless it has that already, as one
+ * that came from another peer does. Returns `code`. */
+int fail_object(struct err *e, int code, const char *ns, const char *key, const char *text);
+
 struct catalog; /* catalog.c: name -> record, tombstones too, saved in state_dir */
 int catalog_new(struct catalog **ret, struct service *s, const char *state_dir, struct err *e);
 void catalog_free(struct catalog **c);

@@ -24,7 +24,7 @@ static void finish(struct invalidate_op *op, int code, const char *text, const s
   struct err e;
 
   if (code < 0) {
-    err_set(&e, code, "%s: %s", op->q.ns, text);
+    fail_object(&e, code, op->q.ns, NULL, text);
     op->done(op->arg, code, e.text, 0, 0, &nobody);
   } else {
     op->done(op->arg, 0, "", op->blocks, op->bytes, unreachable ? unreachable : &nobody);

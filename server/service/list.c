@@ -37,7 +37,7 @@ static void finish(struct list_op *op, int code, const char *text) {
   struct err e;
 
   if (code < 0)
-    err_set(&e, code, "%s%s%s: %s", op->q.ns, *op->q.prefix ? "/" : "", op->q.prefix, text);
+    fail_object(&e, code, op->q.ns, *op->q.prefix ? op->q.prefix : NULL, text);
   op->done(op->arg, code, code < 0 ? e.text : "");
   for (unsigned i = 0; i < op->n; i++)
     free((char *)op->entry[i].key);

@@ -206,7 +206,7 @@ struct ns_op {
 static void finish(struct ns_op *op, int code, const char *text, const struct name_list *unreachable) {
   if (code < 0) {
     struct err e;
-    err_set(&e, code, "%s: %s", op->ns->r.name, text);
+    fail_object(&e, code, op->ns->r.name, NULL, text);
     op->done(op->arg, code, e.text, NULL, 0, 0, &nobody);
   } else {
     op->done(op->arg, 0, "", &op->ns->r, op->bytes, op->blocks, unreachable);

@@ -16,6 +16,7 @@
 #include "common/bytes.h"
 #include "common/glob.h"
 #include "common/names.h"
+#include "common/utf8.h"
 #include "forebay/v1/admin.pb-c.h"
 #include "server/service/internal.h"
 #include "server/service/parts.h"
@@ -146,6 +147,7 @@ static void note_failure(struct run *r, const char *key, int code, const char *t
     return;
   f->code = code;
   snprintf(f->text, sizeof f->text, "%s", text);
+  utf8_trim(f->text);
   r->n_failures++;
 }
 
@@ -561,7 +563,7 @@ static void run_free(struct run *r) {
 static void refuse(struct run *r, int code, const char *text) {
   struct err e;
 
-  err_set(&e, code, "%s: %s", r->ns_name, text);
+  fail_object(&e, code, r->ns_name, NULL, text);
   if (r->done)
     r->done(r->arg, code, e.text);
   run_free(r);

@@ -19,16 +19,18 @@
 
 int service_put_admit(struct service *s, const char *ns, const char *key, uint64_t size, struct err *e) {
   int r = name_check_key(key, strlen(key), e);
+  char name[NAME_OBJECT_MAX];
 
   if (r < 0)
     return r;
   if (size > s->conf.put_max_value_bytes)
-    return err_set(e, -FB_ETOOBIG, "%.64s/%.200s: value of %llu bytes is over put.max_value_bytes = %llu", ns, key,
-                   (unsigned long long)size, (unsigned long long)s->conf.put_max_value_bytes);
+    return err_set(e, -FB_ETOOBIG, "%s: value of %llu bytes is over put.max_value_bytes = %llu",
+                   name_object(name, ns, key), (unsigned long long)size,
+                   (unsigned long long)s->conf.put_max_value_bytes);
   if (atomic_fetch_add(&s->put_inflight_bytes, size) + size > s->conf.put_max_inflight_bytes) {
     atomic_fetch_sub(&s->put_inflight_bytes, size);
-    return err_set(e, -FB_EBUSY, "%.64s/%.200s: puts in flight fill put.max_inflight_bytes = %llu: try again", ns, key,
-                   (unsigned long long)s->conf.put_max_inflight_bytes);
+    return err_set(e, -FB_EBUSY, "%s: puts in flight fill put.max_inflight_bytes = %llu: try again",
+                   name_object(name, ns, key), (unsigned long long)s->conf.put_max_inflight_bytes);
   }
   return 0;
 }
@@ -55,7 +57,7 @@ static void finish(struct put_op *op, int code, const char *text, const struct o
   metric_add(op->s, M_put_requests, 1);
   if (code < 0) {
     metric_add(op->s, M_put_errors, 1);
-    err_set(&e, code, "%.64s/%.200s: %s", op->q.ns, op->q.key, text);
+    fail_object(&e, code, op->q.ns, op->q.key, text);
     op->done(op->arg, code, e.text, NULL, 0, NULL);
   } else {
     op->done(op->arg, 0, "", info, acked, peer);

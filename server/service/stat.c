@@ -24,7 +24,7 @@ static void finish(struct stat_op *op, int code, const char *text, const struct 
 
   metric_add(op->s, M_stat_requests, 1);
   if (code < 0) {
-    err_set(&e, code, "%.64s/%.200s: %s", op->q.ns, op->q.key, text);
+    fail_object(&e, code, op->q.ns, op->q.key, text);
     op->done(op->arg, code, e.text, NULL, NULL);
   } else {
     op->done(op->arg, 0, "", info, peer);

@@ -8,6 +8,7 @@
 
 #include "common/bytes.h"
 #include "common/names.h"
+#include "common/utf8.h"
 #include "server/service/internal.h"
 
 #define WINDOW 8u
@@ -51,7 +52,7 @@ static void finish(struct warm_op *op, int code, const char *text) {
   struct err e;
 
   if (code < 0) {
-    err_set(&e, code, "%s: %s", op->ns_name, text);
+    fail_object(&e, code, op->ns_name, NULL, text);
     op->done(op->arg, code, e.text, NULL, 0);
   } else {
     op->done(op->arg, 0, "", op->results, op->n);
@@ -82,6 +83,7 @@ static void got_block(void *arg, int code, const char *text, const struct block_
     if (res->code == 0) {
       res->code = code;
       snprintf(res->text, sizeof res->text, "%s", text);
+      utf8_trim(res->text);
     }
   } else {
     /* What was served past a full tier is not resident: the last pass tells. Here it counts as read. */

@@ -118,6 +118,34 @@ static void prefixes_go_in_front(void **state) {
   }
 }
 
+/* A cut never leaves a part of a character, wherever it falls. */
+static void cuts_fall_between_characters(void **state) {
+  static const char *const characters[] = {"x", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\xa6\x80"};
+  char many[2 * ERR_TEXT_MAX], prefix[8];
+  struct err e = {0};
+
+  (void)state;
+  for (size_t i = 0; i < sizeof characters / sizeof *characters; i++) {
+    size_t width = strlen(characters[i]);
+    many[0] = '\0';
+    for (size_t n = 0; n + width < sizeof many; n += width)
+      strcpy(many + n, characters[i]);
+    for (int before = 0; before < 4; before++) {
+      snprintf(prefix, sizeof prefix, "%.*s", before, "abc");
+      err_set(&e, -EIO, "%s%s", prefix, many);
+      size_t len = strlen(e.text);
+      assert_int_equal((len - (size_t)before) % width, 0);
+      assert_in_range(len, ERR_TEXT_MAX - width, ERR_TEXT_MAX - 1);
+      err_prefix(&e, "%s", "p");
+      len = strlen(e.text);
+      assert_int_equal((len - 3 - (size_t)before) % width, 0);
+      assert_in_range(len, ERR_TEXT_MAX - width, ERR_TEXT_MAX - 1);
+    }
+  }
+  err_set(&e, -EIO, "%s", "");
+  assert_string_equal(e.text, "");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_code_has_its_own_number_name_and_text),
@@ -125,6 +153,7 @@ int main(void) {
       cmocka_unit_test(errnos_and_strangers),
       cmocka_unit_test(texts_are_set_and_cut),
       cmocka_unit_test(prefixes_go_in_front),
+      cmocka_unit_test(cuts_fall_between_characters),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,6 +226,28 @@ static void quoting(void **state) {
   }
 }
 
+static void objects(void **state) {
+  char out[NAME_OBJECT_MAX], key[NAME_KEY_MAX + 1];
+
+  (void)state;
+  assert_string_equal(name_object(out, "demo", NULL), "demo");
+  assert_string_equal(name_object(out, "demo", ""), "demo/");
+  assert_string_equal(name_object(out, "demo", "a \"b\\c"), "demo/a \"b\\c");
+  assert_string_equal(name_object(out, "demo", "a\nb\x1b\xff"), "demo/a\\x0ab\\x1b\\xff");
+  assert_string_equal(name_object(out, NULL, "k"), "/k");
+  for (size_t len = 1; len <= NAME_KEY_MAX; len++) {
+    memset(key, 'k', len);
+    key[len] = '\0';
+    size_t got = strlen(name_object(out, key, key)), ns_len = len > NAME_NS_MAX ? NAME_NS_MAX + 3 : len;
+    assert_true(got < NAME_OBJECT_MAX);
+    assert_memory_equal(out, key, len > NAME_NS_MAX ? NAME_NS_MAX : len);
+    if (ns_len + 1 + len <= NAME_OBJECT_MAX - 4)
+      assert_int_equal(got, ns_len + 1 + len);
+    else
+      assert_string_equal(out + got - 4, "k...");
+  }
+}
+
 static void utf8(void **state) {
   static const struct {
     const char *bytes;
@@ -267,8 +289,8 @@ static void utf8(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(namespaces), cmocka_unit_test(peers),   cmocka_unit_test(keys),
-      cmocka_unit_test(hostports),  cmocka_unit_test(quoting), cmocka_unit_test(utf8),
+      cmocka_unit_test(namespaces), cmocka_unit_test(peers), cmocka_unit_test(keys),    cmocka_unit_test(hostports),
+      cmocka_unit_test(quoting),    cmocka_unit_test(utf8),  cmocka_unit_test(objects),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
