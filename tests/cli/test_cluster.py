@@ -43,8 +43,8 @@ def test_create(fake):
     fake.ok("ns", "create", "a", "--origin", "/data/a")
     assert fake.calls()[-1] == "fb_ns_create a kind=1 origin=/data/a ack=0 block=0 ttl=0 replicas=0 version="
     fake.ok("ns", "create", "b", "--derived", "--origin", "/data/b", "--ack", "origin", "--block-size", "64KiB",
-            "--attr-ttl-ms", "5", "--replicas", "2", "--version", "v 1")
-    assert fake.calls()[-1] == "fb_ns_create b kind=2 origin=/data/b ack=3 block=65536 ttl=5 replicas=2 version=v 1"
+            "--attr-ttl-ms", "5", "--version", "v 1")
+    assert fake.calls()[-1] == "fb_ns_create b kind=2 origin=/data/b ack=3 block=65536 ttl=5 replicas=0 version=v 1"
     fake.ok("ns", "create", "c", "--derived", "--ack=ram")
     assert fake.calls()[-1] == "fb_ns_create c kind=2 origin= ack=1 block=0 ttl=0 replicas=0 version="
     r = fake.ok("ns", "create", "d", "--derived", "--json").json
