@@ -5,9 +5,9 @@
  * is not copied, what arrives is handed on as gRPC's own slices. Codes are err.h's (negative), never gRPC's: the
  * mapping (proto/status.h) and the `forebay-code` metadata stay inside.
  *
- * At most one send and one receive may be outstanding per stream. A callback may start the next operation. One exception
- * to "on the loop's threads": what is started on a call after its end (its `done` may be running elsewhere) fails at once,
- * that is, its callback runs before rpc_call_send or rpc_call_recv returns. */
+ * At most one send and one receive may be outstanding per stream. A callback may start the next operation. One
+ * exception to "on the loop's threads": what is started on a call after its end (its `done` may be running elsewhere)
+ * fails at once, that is, its callback runs before rpc_call_send or rpc_call_recv returns. */
 #ifndef FB_PROTO_RPC_H
 #define FB_PROTO_RPC_H
 
@@ -31,9 +31,9 @@ void rpc_loop_free(struct rpc_loop **l);
 /* ---- client side ------------------------------------------------------------------------------------------------ */
 
 struct rpc_channel_limits {
-  size_t max_message_bytes;   /* both ways; 0 = 4 MiB + 64 KiB */
+  size_t max_message_bytes;        /* both ways; 0 = 4 MiB + 64 KiB */
   uint32_t connect_backoff_max_ms; /* 0 = 1000 */
-  uint32_t keepalive_ms;      /* ping after so long without traffic while calls are open; 0 = off */
+  uint32_t keepalive_ms;           /* ping after so long without traffic while calls are open; 0 = off */
 };
 
 struct rpc_channel; /* one peer's connection; reconnects by itself; thread-safe */
@@ -56,13 +56,15 @@ struct rpc_call *rpc_unary(struct rpc_channel *c, const char *method, struct blo
                            rpc_unary_fn done, void *arg);
 
 /* A stream in either or both directions. Send any number of messages, then rpc_call_close_send; receive until NULL;
- * `done` runs last, after all other callbacks, with the call's status. A message over max_message_bytes ends the call with
- * FB_ETOOBIG. rpc_call_close_send may be called while a send is out: it takes effect behind it. */
+ * `done` runs last, after all other callbacks, with the call's status. A message over max_message_bytes ends the call
+ * with FB_ETOOBIG. rpc_call_close_send may be called while a send is out: it takes effect behind it. */
 typedef void (*rpc_done_fn)(void *arg, int code, const char *text);
 typedef void (*rpc_sent_fn)(void *arg, bool ok);
 typedef void (*rpc_recv_fn)(void *arg, struct blob *message); /* NULL: no more. Borrowed. */
-struct rpc_call *rpc_stream_open(struct rpc_channel *c, const char *method, int64_t deadline_ns, rpc_done_fn done, void *arg);
-void rpc_call_send(struct rpc_call *call, struct blob *message, rpc_sent_fn sent, void *arg); /* takes over the reference */
+struct rpc_call *rpc_stream_open(struct rpc_channel *c, const char *method, int64_t deadline_ns, rpc_done_fn done,
+                                 void *arg);
+void rpc_call_send(struct rpc_call *call, struct blob *message, rpc_sent_fn sent,
+                   void *arg); /* takes over the reference */
 void rpc_call_close_send(struct rpc_call *call);
 void rpc_call_recv(struct rpc_call *call, rpc_recv_fn recv, void *arg);
 
@@ -72,14 +74,14 @@ void rpc_call_unref(struct rpc_call **call); /* accepts NULL */
 /* ---- server side ------------------------------------------------------------------------------------------------ */
 
 struct rpc_server_limits {
-  uint32_t max_connections;     /* >= 1; connections over it are closed at once and counted */
-  uint32_t max_streams;         /* concurrent calls per connection */
-  size_t max_message_bytes;     /* both ways; 0 = 4 MiB + 64 KiB */
-  size_t receive_bytes;         /* what received and half-received messages may take in all: over it, streams are reset
-                                 * (FB_EBUSY at the client); 0 = 256 MiB or 4 messages, whichever is more */
-  uint32_t max_calls;           /* concurrent calls in all; over it: FB_EBUSY (RESOURCE_EXHAUSTED) */
-  uint32_t handshake_ms;        /* a connection that sent no HTTP/2 preface by then is closed; 0 = 10000 */
-  uint32_t idle_ms;             /* a connection without calls for so long is closed; 0 = never */
+  uint32_t max_connections; /* >= 1; connections over it are closed at once and counted */
+  uint32_t max_streams;     /* concurrent calls per connection */
+  size_t max_message_bytes; /* both ways; 0 = 4 MiB + 64 KiB */
+  size_t receive_bytes;     /* what received and half-received messages may take in all: over it, streams are reset
+                             * (FB_EBUSY at the client); 0 = 256 MiB or 4 messages, whichever is more */
+  uint32_t max_calls;       /* concurrent calls in all; over it: FB_EBUSY (RESOURCE_EXHAUSTED) */
+  uint32_t handshake_ms;    /* a connection that sent no HTTP/2 preface by then is closed; 0 = 10000 */
+  uint32_t idle_ms;         /* a connection without calls for so long is closed; 0 = never */
 };
 
 struct rpc_server_stats { /* totals since start, but for `connections` and `calls`, which are now */
@@ -100,10 +102,11 @@ struct rpc_method {
 
 /* Listens on host:port (port 0: the kernel picks one, see rpc_server_port). We accept ourselves and hand the sockets to
  * gRPC: libgrpc 1.51 has no connection cap and stops accepting for ever after EMFILE. `methods` ends with a NULL path
- * and must outlive the server; another path is answered -ENOSYS (UNIMPLEMENTED). Does not accept until rpc_server_start.
- * Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EACCES (port below 1024), -EINVAL (address, limits), -EMFILE, -ENOMEM. */
-int rpc_server_new(struct rpc_server **ret, struct rpc_loop *l, const char *address, const struct rpc_server_limits *limits,
-                   const struct rpc_method *methods, struct err *e);
+ * and must outlive the server; another path is answered -ENOSYS (UNIMPLEMENTED). Does not accept until
+ * rpc_server_start. Errors: -EADDRINUSE, -EADDRNOTAVAIL, -EACCES (port below 1024), -EINVAL (address, limits), -EMFILE,
+ * -ENOMEM. */
+int rpc_server_new(struct rpc_server **ret, struct rpc_loop *l, const char *address,
+                   const struct rpc_server_limits *limits, const struct rpc_method *methods, struct err *e);
 int rpc_server_start(struct rpc_server *s, struct err *e);
 uint16_t rpc_server_port(const struct rpc_server *s);
 void rpc_server_stats(const struct rpc_server *s, struct rpc_server_stats *ret);
@@ -113,12 +116,13 @@ unsigned rpc_server_stop(struct rpc_server *s, int64_t deadline_ns);
 void rpc_server_free(struct rpc_server **s);
 
 /* A session lives until rpc_finish has run to its end; the handler owns it until it calls rpc_finish, exactly once.
- * rpc_recv: NULL message = the client has sent all (or is gone). A unary handler receives once, then finishes. A receive
- * that is out when the session is finished still gets its callback, with the session valid during it. */
+ * rpc_recv: NULL message = the client has sent all (or is gone). A unary handler receives once, then finishes. A
+ * receive that is out when the session is finished still gets its callback, with the session valid during it. */
 typedef void (*rpc_session_recv_fn)(struct rpc_session *s, struct blob *message, void *arg); /* message borrowed */
 typedef void (*rpc_session_sent_fn)(struct rpc_session *s, bool ok, void *arg);
 void rpc_recv(struct rpc_session *s, rpc_session_recv_fn recv, void *arg);
-void rpc_send(struct rpc_session *s, struct blob *message, rpc_session_sent_fn sent, void *arg); /* takes over the reference */
+void rpc_send(struct rpc_session *s, struct blob *message, rpc_session_sent_fn sent,
+              void *arg); /* takes over the reference */
 /* Ends the call: the last (or only) message if any (reference taken over), then the status. code 0 or negative (err.h);
  * text may be NULL (the code's description is sent then). No send may be outstanding. A message over max_message_bytes
  * becomes FB_ETOOBIG. Waits for a `cancelled` (below) that is just running on another thread, so that what its `arg`

@@ -2,7 +2,10 @@
  *
  * gRPC's completion queues give back the pointer that an operation was started with. Ours is always a `struct rpc_tag`
  * inside the object the operation belongs to; its function finds the object with container_of. libgrpc is not built
- * with thread checking, so the hand-over of a tag through it is spelled out for TSan in tag_start and the loop. */
+ * with thread checking, so the hand-over of a tag through it is spelled out for TSan in rpc_batch and the loop.
+ *
+ * Locks: loop.mtx (holds), call.mtx, session.mtx (cancelling), server.mtx (sessions, stopping), listener.mtx (who is
+ * inside) are leaves: none is taken while another is held, and none is held over a call into gRPC or a callback. */
 #ifndef FB_PROTO_RPC_INTERNAL_H
 #define FB_PROTO_RPC_INTERNAL_H
 

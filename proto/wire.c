@@ -114,7 +114,7 @@ static bool next_field(struct cursor *c, struct field *ret) {
 
 /* A string that protobuf-c would cut. The two kinds of names have codes of their own. */
 static int nul_in(const char *field) {
-  if (strcmp(field, "key") == 0)
+  if (strcmp(field, "key") == 0 || strcmp(field, "prefix") == 0)
     return -FB_EKEYNAME;
   if (strcmp(field, "ns") == 0 || strcmp(field, "name") == 0)
     return -FB_ENSNAME;

@@ -1,8 +1,8 @@
 /* wire.h - between protobuf messages and blobs, with payload bytes that are never copied.
  *
  * protobuf-c wants contiguous memory and copies `bytes` fields. Messages that carry payload therefore keep it in
- * field 15, always last on the wire (cache.proto): a sender appends it as pieces behind the packed head, a receiver cuts
- * it off before it unpacks the head. A message in which field 15 is not last is still understood: it is copied. */
+ * field 15, always last on the wire (cache.proto): a sender appends it as pieces behind the packed head, a receiver
+ * cuts it off before it unpacks the head. A message in which field 15 is not last is still understood: it is copied. */
 #ifndef FB_PROTO_WIRE_H
 #define FB_PROTO_WIRE_H
 
@@ -19,8 +19,8 @@
  * A new blob, or NULL when out of memory. */
 struct blob *wire_pack(const ProtobufCMessage *head, struct blob *payload);
 
-/* The same with field 15 holding a message that itself carries `payload` in its field 15 (MultiGetReply). Without `inner`
- * there is no field 15 at all. */
+/* The same with field 15 holding a message that itself carries `payload` in its field 15 (MultiGetReply). Without
+ * `inner` there is no field 15 at all. */
 struct blob *wire_pack_nested(const ProtobufCMessage *outer, const ProtobufCMessage *inner, struct blob *payload);
 
 /* Unpacks `message`. When ret_payload is not NULL, field 15 is cut off and returned as a blob (new reference; NULL if
