@@ -84,18 +84,24 @@ def test_multi_get_of_1000_keys(make_cluster, origin):
 
 
 def test_many_readers_of_a_cold_object_read_the_origin_once(make_cluster, origin):
-    size = CHUNK + 5 * MIB + 3
-    digest = hashlib.sha256(origin.write("cold.bin", size=size)).hexdigest()
+    """Whether readers meet is chance on a busy machine, so cold files are tried until some did; the count holds always."""
+    size, read = CHUNK + 5 * MIB + 3, 0
     c = make_cluster(3, roots=[origin.path], origin={"threads": 2})
     dataset(c, origin)
     peers = [p.address for p in c.peers]
-    results = run_processes(peers, "demo", ["cold.bin"], processes=3, threads=5, any_peer=True)
-    assert len(results) == 15 and all(r == {"cold.bin": digest} for r in results), results
-    assert c.counter("origin_read_bytes") == size
+    for attempt in range(8):
+        key = "cold%d.bin" % attempt
+        digest = hashlib.sha256(origin.write(key, size=size)).hexdigest()
+        results = run_processes(peers, "demo", [key], processes=3, threads=5, any_peer=True)
+        assert len(results) == 15 and all(r == {key: digest} for r in results), results
+        read += size
+        assert c.counter("origin_read_bytes") == read
+        if c.counter("fill_joined") > 0:
+            break
     assert c.counter("fill_joined") > 0, "the readers met: at least one waited for another's fetch"
-    results = run_processes([c.addresses], "demo", ["cold.bin"], processes=1, threads=4)
-    assert all(r == {"cold.bin": digest} for r in results)
-    assert c.counter("origin_read_bytes") == size
+    results = run_processes([c.addresses], "demo", [key], processes=1, threads=4)
+    assert all(r == {key: digest} for r in results)
+    assert c.counter("origin_read_bytes") == read
 
 
 def test_names_of_all_kinds(make_cluster, origin):
