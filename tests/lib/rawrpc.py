@@ -9,6 +9,7 @@ Values: int (varint), str or bytes or a dict (length-delimited), Fixed64, Fixed3
 """
 
 import os
+import queue
 import struct
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # the tests start processes all the time
@@ -76,6 +77,19 @@ def decode(data):
     return out
 
 
+class Begun:
+    """A stream that was begun and stays open: its call holds what the peer gave it until cancel()."""
+
+    def __init__(self, f, first):
+        self._more = queue.Queue()
+        self._more.put(first)
+        self._call = f.future(iter(self._more.get, None))
+
+    def cancel(self):
+        self._call.cancel()
+        self._more.put(None)
+
+
 class Reply:
     """status: gRPC's name ("OK", "NOT_FOUND"); code: forebay-code or 0; text; fields or, for streams, messages."""
 
@@ -103,6 +117,10 @@ class Raw:
 
     def __exit__(self, *_):
         self.channel.close()
+
+    def begin(self, method, first):
+        """Sends the first message of a client stream, and no more."""
+        return Begun(self.channel.stream_unary("/forebay.v1." + method), encode(first))
 
     def call(self, method, *requests, replies="one", timeout_s=20):
         """method: "Cache/Get" of forebay.v1, or a full "/service/Method". Requests: dicts or raw bytes; several make a stream.
