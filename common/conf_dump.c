@@ -1,4 +1,5 @@
 /* conf_dump.c - the rows and their values for people: YAML that reads back the same, and the text of --help. */
+#include <assert.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -145,8 +146,10 @@ void conf_dump(const struct conf_row *rows, const void *conf, bool comments, FIL
     size_t n = conf_section_len(row->key);
     const struct conf_row *first = rows;
 
-    while (n && (conf_section_len(first->key) != n || memcmp(first->key, row->key, n) != 0))
+    while (n && (conf_section_len(first->key) != n || memcmp(first->key, row->key, n) != 0)) {
       first++;
+      assert(first->key); /* at the latest it is `row` */
+    }
     if (n == 0 || first != row)
       continue;
     fprintf(out, "%s%.*s:\n", comments && begun ? "\n" : "", (int)n, row->key);

@@ -4,6 +4,7 @@
  * The schema loads every scalar as text into a slot of its own (slots[i] belongs to rows[i]; a record has slots for its
  * fields), because libcyaml knows neither ranges nor sizes like 64KiB, nor where in the file a value stood. Sections
  * are mappings over the same array of slots. The only user of cyaml.h. */
+#include <assert.h>
 #include <cyaml/cyaml.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -223,6 +224,7 @@ static void make_field(struct load *l, cyaml_schema_field_t *f, const struct con
     f->value.sequence.entry = &text_entry;
     return;
   }
+  assert(free_fields); /* records do not nest */
   unsigned n = conf_count(row->fields);
   cyaml_schema_value_t *entry = &l->entries[i];
   entry->type = CYAML_MAPPING;

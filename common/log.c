@@ -115,7 +115,7 @@ static void put_str(struct line *l, const char *key, const char *s, bool bare_ok
   size_t len = s ? strlen(s) : 0;
 
   put_name(l, key);
-  if (bare_ok && !l->json && is_bare(s, len) && len <= ROOM - l->n)
+  if (s && bare_ok && !l->json && is_bare(s, len) && len <= ROOM - l->n)
     put(l, s, len, 0);
   else
     put_quoted(l, s, len);

@@ -411,7 +411,7 @@ static int bind_to(const struct addrinfo *ai, int *ret_sock) {
 
 static int open_port(struct rpc_listener *l, const char *address, struct err *e) {
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *all;
-  struct sockaddr_storage sa;
+  struct sockaddr_storage sa = {0};
   socklen_t len = sizeof sa;
   char host[256], service[8];
   uint16_t port;
@@ -434,8 +434,10 @@ static int open_port(struct rpc_listener *l, const char *address, struct err *e)
   }
   if (getsockname(l->sock, (struct sockaddr *)&sa, &len) < 0)
     return err_set(e, -errno, "cannot learn the port of %s", address);
-  l->port =
-      ntohs(sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&sa)->sin6_port : ((struct sockaddr_in *)&sa)->sin_port);
+  const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&sa;
+  const struct sockaddr_in *in = (const struct sockaddr_in *)&sa;
+  /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): getsockname has filled it in */
+  l->port = ntohs(sa.ss_family == AF_INET6 ? in6->sin6_port : in->sin_port);
   return 0;
 }
 

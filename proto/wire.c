@@ -6,6 +6,7 @@
  * into a hundred of memory, without a limit, and cuts strings at a NUL. */
 #include "proto/wire.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -233,7 +234,7 @@ int wire_unpack(const ProtobufCMessageDescriptor *type, struct blob *message, Pr
                 struct blob **ret_payload) {
   const ProtobufCFieldDescriptor *d = ret_payload ? payload_field(type, PROTOBUF_C_TYPE_BYTES) : NULL;
   struct blob *payload = NULL;
-  ProtobufCMessage *m;
+  ProtobufCMessage *m = NULL;
   struct cut cut = {.head_len = message->len};
 
   int r = d ? find_cut(message, &cut) : 0;
@@ -242,6 +243,7 @@ int wire_unpack(const ProtobufCMessageDescriptor *type, struct blob *message, Pr
   r = unpack_head(type, message, cut.head_len, &m);
   if (r < 0)
     return r;
+  assert(m);
   if (cut.present) {
     payload = range(message, cut.start, cut.len);
     r = payload ? 0 : -ENOMEM;
@@ -263,7 +265,7 @@ int wire_unpack_nested(const ProtobufCMessageDescriptor *outer_type, const Proto
                        struct blob **ret_payload) {
   const ProtobufCFieldDescriptor *od = payload_field(outer_type, PROTOBUF_C_TYPE_MESSAGE);
   const ProtobufCFieldDescriptor *id = payload_field(inner_type, PROTOBUF_C_TYPE_BYTES);
-  ProtobufCMessage *outer, *inner = NULL;
+  ProtobufCMessage *outer = NULL, *inner = NULL;
   struct blob *payload = NULL;
   struct cut cut;
 
@@ -281,6 +283,7 @@ int wire_unpack_nested(const ProtobufCMessageDescriptor *outer_type, const Proto
     blob_unref(&part);
   } else if (cut.elsewhere) {
     ProtobufCMessage **slot = (ProtobufCMessage **)((uint8_t *)outer + od->offset);
+    assert(*slot); /* a field that was seen was unpacked */
     r = take_bytes(*slot, id, &payload);
     if (r == 0) {
       inner = *slot;

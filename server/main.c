@@ -1,5 +1,6 @@
 /* main.c - forebayd's command line and signals. Signals are blocked in every thread and read from a descriptor here, so
  * no work is done in handlers; the drain runs beside, so that a second signal can cut it short. */
+#include <assert.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -102,6 +103,7 @@ static int parse_options(int argc, char **argv, struct options *o) {
       break;
     case READY:
       errno = 0;
+      assert(optarg); /* getopt has seen to it */
       long fd = strtol(optarg, &end, 10);
       if (errno || *end || end == optarg || fd < 0 || fd > INT_MAX)
         return usage("--ready-fd wants the number of an open descriptor, not ", optarg);
@@ -193,7 +195,7 @@ static int next_event(const struct running *r) {
 
 /* Until a signal ends it. Returns the exit code. */
 static int serve(struct running *r) {
-  pthread_t drainer;
+  pthread_t drainer = 0;
   bool draining = false;
 
   for (;;) {

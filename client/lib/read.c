@@ -352,7 +352,7 @@ static ssize_t read_whole(struct call *k, uint64_t max_len, uint8_t **ret, struc
 
 int fb_get(fb_client *c, const char *ns, const char *key, size_t max_len, void **ret_buf, size_t *ret_len,
            struct fb_error *err) {
-  uint8_t *buf;
+  uint8_t *buf = NULL;
   struct call k;
 
   ssize_t n = call_begin(&k, c, what(c), ns, key);

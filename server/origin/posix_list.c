@@ -124,7 +124,7 @@ static int enter(struct walk *w, int dir_fd, const char *name) {
 
 static int visit(struct walk *w, int dir_fd, const char *name) {
   struct stat st;
-  bool link;
+  bool link = false;
 
   int r = look_at(w, dir_fd, name, &st, &link);
   if (r < 0)

@@ -8,6 +8,7 @@
  * What remains is one write(2) that takes longer than SETTLE_NS to overwrite a file in place, and stores through a
  * shared mapping that the kernel has not noticed yet: those carry no new timestamp while they go on. Replacing files by
  * rename, as every tool does that writes shards, has no gap. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -123,7 +124,7 @@ ssize_t posix_read(struct origin *base, const char *path, uint64_t etag, uint64_
   struct posix *o = (struct posix *)base;
   char quoted[NAME_QUOTE_MAX];
   ssize_t n = -ESTALE;
-  struct stat st;
+  struct stat st = {0};
 
   atomic_fetch_add_explicit(&o->count.reads, 1, memory_order_relaxed);
   /* The current version is asked of the path each time; a given one may come from a descriptor that is open. */
@@ -138,6 +139,7 @@ ssize_t posix_read(struct origin *base, const char *path, uint64_t etag, uint64_
     int r = open_version(o, path, etag, &f, &st, e);
     if (r < 0)
       return r;
+    assert(f);
     n = read_version(f, &st, offset, buf, len);
     posix_files_put(&o->files, &f, n < 0 && n != -FB_EPASTEND);
   }

@@ -3,6 +3,7 @@
  * A name that this peer does not know may be news: the others are asked, all at once, before the answer is FB_ENONS, at
  * most once a second. Creates and drops are made by the owner of the name's slot, saved there, then told to everybody;
  * who is away learns it when it asks (catalog_pull: every peer asks another one every catalog.sync_ms). */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -481,6 +482,7 @@ static void show_found(void *arg, int code, const char *text, struct ns *ns) {
     free(op);
     return;
   }
+  assert(ns);
   op->ns = ns_ref(ns);
   tier_usage(op->s->tier, ns->r.id, &op->bytes, &op->blocks);
   if (op->route.local) {
