@@ -60,7 +60,7 @@ int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format
 int err_vset(struct err *e, int code, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
 
 #ifdef __clang_analyzer__
-/* The analyzer does not look into err.c; told that err_set returns its code, it does not follow failures as successes. */
+/* The analyzer does not look into err.c; told that err_set returns its code, it follows no failure as a success. */
 #define err_set(e, code, ...) ((err_set)((e), (code), __VA_ARGS__), (code))
 #endif
 

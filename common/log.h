@@ -35,13 +35,12 @@ struct log_field {
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, unsigned n);
 
 /* log_event(LOG_INFO, "peer up", LOGF_S("peer", name), LOGF_U("epoch", epoch)); */
-#define log_event(level, msg, ...)                                                                   \
-  do {                                                                                               \
-    if (log_enabled(level)) {                                                                        \
-      const struct log_field log_fields_[] = {{.key = 0}, ##__VA_ARGS__};                            \
-      log_write(level, msg, log_fields_ + 1, sizeof log_fields_ / sizeof *log_fields_ - 1);          \
-    }                                                                                                \
+#define log_event(level, msg, ...)                                                                                     \
+  do {                                                                                                                 \
+    if (log_enabled(level)) {                                                                                          \
+      const struct log_field log_fields_[] = {{.key = 0}, ##__VA_ARGS__};                                              \
+      log_write(level, msg, log_fields_ + 1, sizeof log_fields_ / sizeof *log_fields_ - 1);                            \
+    }                                                                                                                  \
   } while (0)
-
 
 #endif

@@ -18,7 +18,7 @@
 struct origin_stat {
   uint64_t size;
   int64_t mtime_ns;
-  uint64_t etag; /* hash of size, mtime, ctime and inode: the same on every machine; never 0. Equal etags: same bytes. */
+  uint64_t etag; /* hash of size, mtime, ctime and inode, on every machine the same; never 0. Equal: the same bytes. */
   bool directory;
 };
 
@@ -87,7 +87,7 @@ static inline void origin_free(struct origin **o) {
 /* posix.c: the directory `root` (absolute). roots[0..n_roots): directories below one of which (or equal to one) it must
  * lie after all links are resolved: else -FB_EORIGINROOT. -ENOENT, -ENOTDIR, -EACCES, -EINVAL (not absolute).
  * Keeps at most max_open_files descriptors of recently read files. */
-int origin_posix_new(struct origin **ret, const char *root, char *const *roots, unsigned n_roots, unsigned max_open_files,
-                     struct err *e);
+int origin_posix_new(struct origin **ret, const char *root, char *const *roots, unsigned n_roots,
+                     unsigned max_open_files, struct err *e);
 
 #endif

@@ -232,7 +232,7 @@ struct service {
   _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
   _Atomic int64_t ring_warn_again_ns;
   _Atomic int64_t drain_deadline_ns; /* with `draining` */
-  _Atomic unsigned pull_turn;    /* whom the ticker asks next */
+  _Atomic unsigned pull_turn;        /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];
 
   pthread_mutex_t put_locks[PUT_LOCKS]; /* by key: one put of a RAM-only value at a time; leaf but for the tier's */

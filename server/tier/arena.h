@@ -1,12 +1,12 @@
 /* arena.h - one reserved stretch of address space, cut into chunks of any size: where the RAM tier's bytes live.
  *
  * A cache frees and allocates at its limit all day, so what matters is that memory once touched is used again (a first
- * touch costs 0.5..3 s per GiB) and that the process never outgrows the budget by fragmentation: glibc's malloc, told to
- * keep its memory, came to 8 times the budget on four threads that shift between small and large blocks. So the arena
- * is exactly as large as the budget and gives nothing back: two-level segregated free lists (Masmano, Ripoll, Crespo,
- * Real, "TLSF: A New Dynamic Memory Allocator for Real-Time Systems", ECRTS 2004) find a chunk in constant time,
- * neighbours are merged at once, and when free bytes are there but not in one piece, arena_span names the neighbours
- * whose eviction would make one. Thread-safe; its lock is a leaf. */
+ * touch costs 0.5..3 s per GiB) and that the process never outgrows the budget by fragmentation: glibc's malloc, told
+ * to keep its memory, came to 8 times the budget on four threads that shift between small and large blocks. So the
+ * arena is exactly as large as the budget and gives nothing back: two-level segregated free lists (Masmano, Ripoll,
+ * Crespo, Real, "TLSF: A New Dynamic Memory Allocator for Real-Time Systems", ECRTS 2004) find a chunk in constant
+ * time, neighbours are merged at once, and when free bytes are there but not in one piece, arena_span names the
+ * neighbours whose eviction would make one. Thread-safe; its lock is a leaf. */
 #ifndef FB_TIER_ARENA_H
 #define FB_TIER_ARENA_H
 

@@ -123,8 +123,8 @@ static void on_get(void *arg, int code, const char *text, const struct get_reply
   sem_post(&w->done);
 }
 
-void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_t offset, uint32_t length, uint64_t etag,
-             struct answer *a) {
+void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_t offset, uint32_t length,
+             uint64_t etag, struct answer *a) {
   struct get_req q = {.ns = ns,
                       .key = key,
                       .offset = offset,

@@ -35,8 +35,8 @@ struct answer {
 };
 void answer_free(struct answer *a);
 
-void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_t offset, uint32_t length, uint64_t etag,
-             struct answer *a);
+void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_t offset, uint32_t length,
+             uint64_t etag, struct answer *a);
 void ask_stat(struct service_fixture *f, const char *ns, const char *key, bool fresh, struct answer *a);
 void ask_put(struct service_fixture *f, const char *ns, const char *key, const void *data, size_t len, bool overwrite,
              struct answer *a);

@@ -369,7 +369,7 @@ static void test_paced(void **state) {
   peer_paced_open(&p, s.p, &a, on_each, on_done, &o);
   for (unsigned i = 1; i <= 4; i++) {
     assert_true(test_wait(has_messages, &(struct count){&o, i}, 10000));
-    assert_int_equal(o.messages, i); /* the next has not been asked for */
+    assert_int_equal(o.messages, i);    /* the next has not been asked for */
     assert_true(i == 4 || o.done == 0); /* the end may follow the last message at once */
     peer_paced_next(p);
   }

@@ -7,12 +7,13 @@
  *   fb_close(&c);
  *
  * Conventions
- *  - Calls return 0 or a count on success and a negative code on failure: -1..-4095 are Linux errnos (an origin's errors
- *    are passed on unchanged), below -5000 the FB_E* codes here. `err` may be NULL; otherwise it gets a sentence that says
- *    what failed, on what, and what would be accepted.
+ *  - Calls return 0 or a count on success and a negative code on failure: -1..-4095 are Linux errnos (an origin's
+ *    errors are passed on unchanged), below -5000 the FB_E* codes here. `err` may be NULL; otherwise it gets a
+ *    sentence that says what failed, on what, and what would be accepted.
  *  - A client is thread-safe: any number of threads may use one. Calls block at most for the client's timeout_ms
  *    (then -ETIMEDOUT), except where stated.
- *  - Strings are UTF-8, NUL-terminated. Keys are 1..1024 bytes. Sizes and offsets are bytes, times what their names say.
+ *  - Strings are UTF-8, NUL-terminated. Keys are 1..1024 bytes. Sizes and offsets are bytes, times are what their
+ *    names say.
  *  - Outputs named ret_* are written only on success.
  *  - Structs that the caller fills start zeroed: a zero field means the default, so new fields keep old programs valid.
  *  - Not across fork(): a child opens its own client (until the binary lane comes).
@@ -121,8 +122,8 @@ FB_API int fb_get(fb_client *c, const char *ns, const char *key, size_t max_len,
 struct fb_range {
   const char *key;
   uint64_t offset;
-  void *buf;  /* room for len bytes */
-  size_t len; /* 0..4194304 */
+  void *buf;     /* room for len bytes */
+  size_t len;    /* 0..4194304 */
   uint64_t etag; /* 0 = current */
   /* results */
   ssize_t result; /* bytes read, or a negative code */
@@ -141,7 +142,7 @@ FB_API int fb_put(fb_client *c, const char *ns, const char *key, const void *dat
                   const struct fb_put_options *options, struct fb_info *ret, struct fb_error *err);
 
 /* Calls `each` for every entry below directory `prefix` ("" = root); it stops the listing by returning non-zero, which
- * fb_list then returns. recursive: files only, all levels. limit 0 = none. No time limit but timeout_ms between pages. */
+ * fb_list then returns. recursive: files only, all levels. limit 0 = none. timeout_ms holds between two pages. */
 typedef int (*fb_list_fn)(void *arg, const char *key, const struct fb_info *info);
 FB_API int fb_list(fb_client *c, const char *ns, const char *prefix, bool recursive, uint64_t limit, fb_list_fn each,
                    void *arg, struct fb_error *err);
@@ -193,7 +194,8 @@ struct fb_prestage_progress {
 };
 /* Progress, about four times a second; failed_key and failure are set when a file's failure is told (at most 20 are).
  * Non-zero stops the run with -ECANCELED. */
-typedef int (*fb_prestage_fn)(void *arg, const struct fb_prestage_progress *p, const char *failed_key, const char *failure);
+typedef int (*fb_prestage_fn)(void *arg, const struct fb_prestage_progress *p, const char *failed_key,
+                              const char *failure);
 struct fb_prestage_options {
   uint32_t parallel; /* chunks in flight per peer, 1..64; 0 = the peer's default */
   bool background;   /* return once a peer has taken the run; it goes on without us (watch it with fb_cluster_status) */
@@ -216,14 +218,14 @@ struct fb_peer {
   uint64_t ram_used_bytes, ram_max_bytes;
   uint32_t connections, connections_max;
   bool draining;
-  int64_t clock_skew_ns;   /* peer's wall clock minus ours, give or take half the round trip */
+  int64_t clock_skew_ns; /* peer's wall clock minus ours, give or take half the round trip */
   int64_t round_trip_ns;
-  uint32_t slots_owned;    /* as first owner */
+  uint32_t slots_owned; /* as first owner */
   size_t n_counters;
   struct fb_counter {
     char name[48];
     uint64_t value;
-  } *counters;
+  } * counters;
 };
 struct fb_cluster {
   uint64_t epoch, ring_hash;
