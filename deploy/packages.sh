@@ -35,6 +35,7 @@ run=(
 test=(
   libcmocka-dev                      # unit tests
   python3-pytest python3-grpcio      # system tests; calls from a client that is not ours
+  curl                               # calls over an HTTP/2 that is not gRPC's
   clang libclang-rt-14-dev           # second compiler, libFuzzer
   clang-format clang-tidy shellcheck # linters
   mount iproute2                     # full disks (tmpfs), sockets

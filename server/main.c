@@ -21,6 +21,8 @@
 
 enum { EXIT_OK = 0, EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_CONFIG = 78 /* EX_CONFIG of sysexits.h */ };
 #define SETS_MAX 256u
+/* After the drain's deadline: for inner calls to notice, and for the workers of an origin to come back. */
+#define STOP_GRACE_MS 10000
 
 enum mode { RUN, CHECK_CONFIG, DUMP_CONFIG };
 
@@ -102,8 +104,8 @@ static int parse_options(int argc, char **argv, struct options *o) {
       o->mode = DUMP_CONFIG;
       break;
     case READY:
-      errno = 0;
       assert(optarg); /* getopt has seen to it */
+      errno = 0;
       long fd = strtol(optarg, &end, 10);
       if (errno || *end || end == optarg || fd < 0 || fd > INT_MAX)
         return usage("--ready-fd wants the number of an open descriptor, not ", optarg);
@@ -130,7 +132,8 @@ static int parse_options(int argc, char **argv, struct options *o) {
 struct running {
   const struct options *options;
   struct server_conf conf; /* in force */
-  struct daemon *daemon_;
+  struct daemon *daemon_;  /* the drain's once that has begun */
+  int64_t drain_deadline_ns;
   int signals, stopped; /* signalfd; eventfd that tells the end of the drain */
   unsigned cancelled;
 };
@@ -168,26 +171,33 @@ static void reload(struct running *r) {
   log_setup((enum log_level)r->conf.log_level, (enum log_format)r->conf.log_format, STDERR_FILENO);
 }
 
+/* The whole end of the daemon, beside the main thread, which goes on looking at signals and at the clock. */
 static void *drain(void *arg) {
   struct running *r = arg;
   uint64_t one = 1;
 
-  r->cancelled = daemon_stop(r->daemon_, clock_mono_ns() + (int64_t)r->conf.shutdown_drain_ms * NS_PER_MS);
+  r->cancelled = daemon_stop(r->daemon_, r->drain_deadline_ns);
+  daemon_free(&r->daemon_);
   if (write(r->stopped, &one, sizeof one) < 0)
     log_event(LOG_ERROR, "cannot tell the end of the drain", LOGF_S("text", strerror(errno)));
   return NULL;
 }
 
-/* Waits for the next signal, or for the end of the drain: 0. */
-static int next_event(const struct running *r) {
+enum { STOPPED = 0, STUCK = -1 };
+
+/* Waits for the next signal, the end of the drain (STOPPED), or until that should have come (STUCK). */
+static int next_event(const struct running *r, bool draining) {
   struct pollfd fds[] = {{.fd = r->stopped, .events = POLLIN}, {.fd = r->signals, .events = POLLIN}};
   struct signalfd_siginfo info;
 
   for (;;) {
-    if (poll(fds, 2, -1) < 0)
+    int64_t left_ms = (r->drain_deadline_ns - clock_mono_ns()) / NS_PER_MS + STOP_GRACE_MS;
+    if (draining && left_ms <= 0)
+      return STUCK;
+    if (poll(fds, 2, draining ? (int)left_ms : -1) < 0)
       continue; /* EINTR, as by a debugger */
     if (fds[0].revents)
-      return 0;
+      return STOPPED;
     if (fds[1].revents && read(r->signals, &info, sizeof info) == sizeof info)
       return (int)info.ssi_signo;
   }
@@ -199,11 +209,16 @@ static int serve(struct running *r) {
   bool draining = false;
 
   for (;;) {
-    int signal_ = next_event(r);
-    if (signal_ == 0) {
+    int signal_ = next_event(r, draining);
+    if (signal_ == STOPPED) {
       pthread_join(drainer, NULL);
       log_event(LOG_INFO, "stopped", LOGF_U("cancelled_calls", r->cancelled));
       return EXIT_OK;
+    }
+    if (signal_ == STUCK) {
+      /* Clients have had their answer or lost their connection; state on disk is whole at any time. */
+      log_event(LOG_WARN, "stopped without waiting for an origin or a peer that does not answer");
+      _exit(EXIT_OK);
     }
     if (signal_ == SIGHUP) {
       if (!draining)
@@ -216,6 +231,7 @@ static int serve(struct running *r) {
     }
     log_event(LOG_INFO, "draining", LOGF_S("signal", strsignal(signal_)),
               LOGF_U("drain_ms", r->conf.shutdown_drain_ms));
+    r->drain_deadline_ns = clock_mono_ns() + (int64_t)r->conf.shutdown_drain_ms * NS_PER_MS;
     int err = pthread_create(&drainer, NULL, drain, r);
     if (err) {
       log_event(LOG_ERROR, "cannot start the drain", LOGF_S("text", strerror(err)));

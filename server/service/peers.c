@@ -139,6 +139,10 @@ bool retry_elsewhere(int code) { return code == -FB_EPEERDOWN || code == -ETIMED
 
 int64_t attempt_deadline(struct service *s, int64_t deadline_ns) {
   int64_t limit = deadline_in_ms(atomic_load(&s->peer_timeout_ms));
+  int64_t drain_ns = atomic_load(&s->drain_deadline_ns);
+
+  if (atomic_load(&s->draining) && drain_ns < limit)
+    limit = drain_ns;
   return deadline_ns < limit ? deadline_ns : limit;
 }
 
