@@ -246,7 +246,7 @@ static void a_preface_may_come_byte_by_byte(void **state) {
   int fd = dial(rpc_server_port(r.server)), one = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   for (size_t i = 0; i < sizeof PREFACE - 1; i++)
-    put(fd, PREFACE + i, 1);
+    put(fd, &PREFACE[i], 1);
   put(fd, SETTINGS, sizeof SETTINGS - 1);
   char frame[9];
   assert_int_equal(recv(fd, frame, sizeof frame, MSG_WAITALL), sizeof frame); /* gRPC answers with its settings */
