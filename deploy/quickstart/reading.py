@@ -69,9 +69,10 @@ def verify(client, ns, sizes, digests, at_bytes=None, then=None):
 
 
 def chunks_by_owner(client, ns, sizes, limit_bytes):
-    """{peer: [(key, offset, length)]}: chunks, at most limit_bytes for each peer; of large files if there are any."""
+    """{peer: [(key, offset, length)]}: chunks, at most limit_bytes for each peer; of large files if there are many."""
     out, held = {}, {}
-    least = LARGE_BYTES if max(sizes.values()) >= LARGE_BYTES else 1
+    large = sum(size for size in sizes.values() if size >= LARGE_BYTES)
+    least = LARGE_BYTES if large >= 32 * CHUNK_BYTES else 1  # with fewer chunks some peer may own none
     for key in sorted(sizes):
         for offset in range(0, sizes[key], CHUNK_BYTES):
             length = min(CHUNK_BYTES, sizes[key] - offset)
