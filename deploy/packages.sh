@@ -38,6 +38,7 @@ test=(
   curl                               # calls over an HTTP/2 that is not gRPC's
   clang libclang-rt-14-dev           # second compiler, libFuzzer
   clang-format clang-tidy shellcheck # linters
+  groff-base                         # the manual pages' syntax
   mount iproute2                     # full disks (tmpfs), sockets
 )
 bench=(
