@@ -29,7 +29,7 @@ struct warm_op {
   unsigned item;       /* the next block to begin is `block` of `item` */
   uint64_t block;
   unsigned in_flight;
-  bool starting; /* somebody is in start_more */
+  bool starting; /* somebody is in go_on */
 };
 
 struct leg {
@@ -71,7 +71,7 @@ static bool blocks_of(const struct warm_op *op, const struct warm_item *it, uint
   return true;
 }
 
-static void start_more(struct warm_op *op);
+static void go_on(struct warm_op *op, unsigned ended);
 
 static void got_block(void *arg, int code, const char *text, const struct block_result *r) {
   struct leg *leg = arg;
@@ -91,15 +91,16 @@ static void got_block(void *arg, int code, const char *text, const struct block_
     if (r->source == SOURCE_ORIGIN)
       res->origin_bytes += r->data->len;
   }
-  op->in_flight--;
   pthread_mutex_unlock(&op->mtx);
   free(leg);
-  start_more(op);
+  go_on(op, 1);
 }
 
-/* Begins blocks until the window is full or none is left; whoever then finds nothing in flight ends the operation. */
-static void start_more(struct warm_op *op) {
+/* Takes `ended` blocks off, and begins others until the window is full or none is left; whoever then finds nothing in
+ * flight ends the operation. Both under one lock: after the last block is off, another thread may end it. */
+static void go_on(struct warm_op *op, unsigned ended) {
   pthread_mutex_lock(&op->mtx);
+  op->in_flight -= ended;
   if (op->starting) { /* the one inside sees that the window has room */
     pthread_mutex_unlock(&op->mtx);
     return;
@@ -118,6 +119,7 @@ static void start_more(struct warm_op *op) {
     struct leg *leg = malloc(sizeof *leg);
     if (!leg) {
       op->results[item].code = -ENOMEM;
+      snprintf(op->results[item].text, sizeof op->results[item].text, "out of memory");
       continue;
     }
     *leg = (struct leg){.op = op, .item = item};
@@ -165,7 +167,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
   }
   op->ns = ns_ref(ns);
   if (!op->check_only) {
-    start_more(op);
+    go_on(op, 0);
     return;
   }
   struct check_job *j = malloc(sizeof *j);
