@@ -109,6 +109,7 @@ int rpc_channel_new(struct rpc_channel **ret, struct rpc_loop *l, const char *ad
   c->loop = l;
   c->max_message_bytes = max_message;
 
+  /* Not GRPC_ARG_MINIMAL_STACK: it saved no measurable CPU per call and would drop the cap on messages. */
   grpc_arg args[24];
   size_t n = 0;
   args[n++] = int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0); /* gRPC would use it even for 127.0.0.1 */

@@ -411,8 +411,12 @@ static int bind_to(const struct addrinfo *ai, int *ret_sock) {
 
 static int open_port(struct rpc_listener *l, const char *address, struct err *e) {
   struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *all;
-  struct sockaddr_storage sa = {0};
-  socklen_t len = sizeof sa;
+  union {
+    struct sockaddr sa;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+  } bound = {0};
+  socklen_t len = sizeof bound;
   char host[256], service[8];
   uint16_t port;
 
@@ -432,12 +436,9 @@ static int open_port(struct rpc_listener *l, const char *address, struct err *e)
       r = -EADDRNOTAVAIL;
     return err_set(e, r, "cannot listen on %s: %s", address, err_describe(r));
   }
-  if (getsockname(l->sock, (struct sockaddr *)&sa, &len) < 0)
+  if (getsockname(l->sock, &bound.sa, &len) < 0)
     return err_set(e, -errno, "cannot learn the port of %s", address);
-  const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&sa;
-  const struct sockaddr_in *in = (const struct sockaddr_in *)&sa;
-  /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): getsockname has filled it in */
-  l->port = ntohs(sa.ss_family == AF_INET6 ? in6->sin6_port : in->sin_port);
+  l->port = ntohs(bound.sa.sa_family == AF_INET6 ? bound.in6.sin6_port : bound.in.sin_port);
   return 0;
 }
 

@@ -75,9 +75,12 @@ struct rpc_session {
   /* under mtx */
   void (*cancel_fn)(struct rpc_session *s, void *arg);
   void *cancel_arg;
-  bool cancel_running, finished;
-  pthread_t cancel_thread;
+  unsigned cancels_running;
+  bool finished;
 };
+
+/* The session whose `cancelled` is running on this thread: a rpc_finish from inside it would wait for itself. */
+static _Thread_local const struct rpc_session *cancelling;
 
 static bool post(struct rpc_server *srv, unsigned queue);
 
@@ -140,18 +143,21 @@ static void session_ref(struct rpc_session *s) { atomic_fetch_add_explicit(&s->r
  * for its end, so that a handler may free what `arg` points to. */
 static void tell_cancelled(struct rpc_session *s) {
   void (*fn)(struct rpc_session *, void *) = s->cancel_fn;
+  const struct rpc_session *outer = cancelling;
 
   if (!fn || s->finished || !atomic_load_explicit(&s->cancelled, memory_order_relaxed)) {
     pthread_mutex_unlock(&s->mtx);
     return;
   }
+  void *arg = s->cancel_arg;
   s->cancel_fn = NULL;
-  s->cancel_running = true;
-  s->cancel_thread = pthread_self();
+  s->cancels_running++;
   pthread_mutex_unlock(&s->mtx);
-  fn(s, s->cancel_arg);
+  cancelling = s;
+  fn(s, arg);
+  cancelling = outer;
   pthread_mutex_lock(&s->mtx);
-  s->cancel_running = false;
+  s->cancels_running--;
   pthread_cond_broadcast(&s->cancel_done);
   pthread_mutex_unlock(&s->mtx);
 }
@@ -327,7 +333,7 @@ void rpc_finish(struct rpc_session *s, struct blob *message, int code, const cha
 
   pthread_mutex_lock(&s->mtx);
   s->finished = true;
-  while (s->cancel_running && !pthread_equal(s->cancel_thread, pthread_self()))
+  while (s->cancels_running > (cancelling == s ? 1 : 0))
     pthread_cond_wait(&s->cancel_done, &s->mtx);
   pthread_mutex_unlock(&s->mtx);
 

@@ -291,23 +291,39 @@ struct rpc_server_limits rig_limits(void) {
                                     .handshake_ms = 5000};
 }
 
-void rig_up(struct rig *r, const struct rpc_server_limits *limits) {
+int rig_serve(struct rig *r, const char *address, const struct rpc_server_limits *limits) {
   const struct rpc_method methods[] = {
       {"/t/Echo", echo, r}, {"/t/Fail", fail, r}, {"/t/Count", count, r}, {"/t/Sum", sum, r},   {"/t/Chat", chat, r},
       {"/t/Hang", hang, r}, {"/t/Deny", deny, r}, {"/t/Big", big, r},     {"/t/Keep", keep, r}, {NULL, NULL, NULL}};
   struct rpc_server_limits defaults = rig_limits();
-  struct err e = {0};
 
+  int code = rpc_server_new(&r->server, r->loop, address, limits ? limits : &defaults, methods, NULL);
+  if (code < 0)
+    return code;
+  snprintf(r->address, sizeof r->address, "%.*s:%u", (int)(strrchr(address, ':') - address), address,
+           rpc_server_port(r->server));
+  return rpc_server_start(r->server, NULL);
+}
+
+int rig_up_at(struct rig *r, const char *address, const struct rpc_server_limits *limits) {
   memset(r, 0, sizeof *r);
+  if (rpc_loop_new(&r->loop, 2, "test", NULL) < 0)
+    die("rpc_loop_new");
+  int code = rig_serve(r, address, limits);
+  if (code < 0) {
+    rpc_loop_free(&r->loop);
+    return code;
+  }
   pthread_mutex_init(&r->mtx, NULL);
   pthread_cond_init(&r->changed, NULL);
-  if (rpc_loop_new(&r->loop, 2, "test", &e) < 0 ||
-      rpc_server_new(&r->server, r->loop, "127.0.0.1:0", limits ? limits : &defaults, methods, &e) < 0 ||
-      rpc_server_start(r->server, &e) < 0)
-    die(e.text);
-  snprintf(r->address, sizeof r->address, "127.0.0.1:%u", rpc_server_port(r->server));
-  if (rpc_channel_new(&r->channel, r->loop, r->address, NULL, &e) < 0)
-    die(e.text);
+  if (rpc_channel_new(&r->channel, r->loop, r->address, NULL, NULL) < 0)
+    die("rpc_channel_new");
+  return 0;
+}
+
+void rig_up(struct rig *r, const struct rpc_server_limits *limits) {
+  if (rig_up_at(r, "127.0.0.1:0", limits) < 0)
+    die("rig_up");
 }
 
 void rig_down(struct rig *r) {

@@ -33,6 +33,10 @@ struct rig {
 struct rpc_server_limits rig_limits(void);
 /* Everything up on 127.0.0.1. Aborts when it cannot. */
 void rig_up(struct rig *r, const struct rpc_server_limits *limits);
+/* Everything up on "HOST:PORT" (a bracketed IPv6 address, a name, port 0). rpc_server_new's code if it fails. */
+int rig_up_at(struct rig *r, const char *address, const struct rpc_server_limits *limits);
+/* The server alone: after a rpc_server_free, another one at r->address. */
+int rig_serve(struct rig *r, const char *address, const struct rpc_server_limits *limits);
 void rig_down(struct rig *r);
 /* Answers every call that hangs; returns how many. */
 unsigned rig_release(struct rig *r);

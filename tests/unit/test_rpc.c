@@ -1,5 +1,6 @@
 /* test_rpc.c - calls and streams between a real server and a real client: bytes, codes, deadlines, cancelling, limits
- * per call, stopping. What happens to connections is test_rpc_guard.c. */
+ * per call, stopping. What happens to connections is in test_rpc_guard.c, peers that fail are in test_rpc_failures.c.
+ */
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -542,44 +543,8 @@ static void a_stream_message_over_the_limit_ends_the_call(void **state) {
   rig_down(&r);
 }
 
-/* ---- peers that are not there, stopping, many at once ---------------------------------------------------------------
+/* ---- stopping, many at once ---------------------------------------------------------------
  */
-
-static void a_dead_peer_is_noticed_quickly(void **state) {
-  struct rig r;
-  struct rpc_channel *c;
-  struct answer a;
-  char address[64];
-
-  (void)state;
-  rig_up(&r, NULL);
-  snprintf(address, sizeof address, "%s", r.address);
-  rpc_server_free(&r.server);
-  assert_int_equal(rpc_channel_new(&c, r.loop, address, NULL, NULL), 0);
-  for (int i = 0; i < 5; i++) {
-    int64_t start = clock_mono_ns();
-    call_wait(c, "/t/Echo", blob_text("x"), soon(), &a);
-    assert_int_equal(a.code, -FB_EPEERDOWN);
-    assert_true(clock_mono_ns() - start < 3 * NS_PER_S);
-    answer_fini(&a);
-  }
-  rpc_channel_free(&c);
-  rig_down(&r);
-}
-
-static void a_proxy_in_the_environment_is_ignored(void **state) {
-  struct rig r;
-  struct answer a;
-
-  (void)state;
-  setenv("http_proxy", "http://127.0.0.1:1", 1);
-  rig_up(&r, NULL);
-  call_wait(r.channel, "/t/Echo", blob_text("x"), soon(), &a);
-  assert_int_equal(a.code, 0);
-  answer_fini(&a);
-  rig_down(&r);
-  unsetenv("http_proxy");
-}
 
 struct stopping {
   struct rig *r;
@@ -778,8 +743,6 @@ int main(int argc, char **argv) {
       cmocka_unit_test(both_ways),
       cmocka_unit_test(late_operations_fail_at_once),
       cmocka_unit_test(a_stream_message_over_the_limit_ends_the_call),
-      cmocka_unit_test(a_dead_peer_is_noticed_quickly),
-      cmocka_unit_test(a_proxy_in_the_environment_is_ignored),
       cmocka_unit_test(stop_lets_an_open_call_finish),
       cmocka_unit_test(stop_cancels_what_does_not_end),
       cmocka_unit_test(many_threads_share_a_channel),
