@@ -509,10 +509,20 @@ void rpc_call_recv(struct rpc_call *call, rpc_recv_fn recv, void *arg) {
 }
 
 void rpc_call_cancel(struct rpc_call *call) {
-  grpc_call *g = begin(call); /* counted, so that the call and the loop outlive the call into gRPC */
+  struct rpc_loop *l = NULL;
 
+  /* Not counted as an operation: the last one to be over runs `done`, and that must not be us, whose caller may hold
+   * locks. References of our own make gRPC's call and the loop outlive the call into gRPC. */
+  pthread_mutex_lock(&call->mtx);
+  grpc_call *g = call->gcall;
+  if (g) {
+    grpc_call_ref(g);
+    rpc_loop_hold(l = call->channel->loop);
+  }
+  pthread_mutex_unlock(&call->mtx);
   if (!g)
     return;
   grpc_call_cancel(g, NULL);
-  settle(call);
+  grpc_call_unref(g);
+  rpc_loop_release(l);
 }

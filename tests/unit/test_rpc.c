@@ -184,6 +184,42 @@ static void deadlines_pass_at_both_ends(void **state) {
   rig_down(&r);
 }
 
+struct witness {
+  pthread_t caller;
+  atomic_bool by_caller;
+  struct answer a;
+};
+
+static void witness_set(void *arg, int code, const char *text, struct blob *reply) {
+  struct witness *w = arg;
+
+  if (pthread_equal(pthread_self(), w->caller))
+    atomic_store(&w->by_caller, true);
+  answer_set(&w->a, code, text, reply);
+}
+
+/* Whoever cancels may hold locks that `done` takes: it must not run within the cancelling, even if the call ends just
+ * then. */
+static void cancel_runs_no_callback(void **state) {
+  struct witness w = {.caller = pthread_self()};
+  struct rig r;
+
+  (void)state;
+  rig_up(&r, NULL);
+  for (int i = 0; i < 3000; i++) {
+    answer_init(&w.a);
+    struct rpc_call *call = rpc_unary(r.channel, "/t/Echo", blob_text("x"), soon(), witness_set, &w);
+    for (volatile int pause = i % 100 * 100; pause > 0; pause--)
+      ;
+    rpc_call_cancel(call);
+    answer_wait(&w.a);
+    rpc_call_unref(&call);
+    answer_fini(&w.a);
+  }
+  assert_false(atomic_load(&w.by_caller));
+  rig_down(&r);
+}
+
 static void cancel_reaches_the_handler(void **state) {
   struct rig r;
   struct answer a;
@@ -736,6 +772,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(unknown_method_is_enosys),
       cmocka_unit_test(deadlines_pass_at_both_ends),
       cmocka_unit_test(cancel_reaches_the_handler),
+      cmocka_unit_test(cancel_runs_no_callback),
       cmocka_unit_test(messages_over_the_limit_are_refused),
       cmocka_unit_test(calls_over_max_calls_are_busy),
       cmocka_unit_test(server_streams),
