@@ -24,6 +24,7 @@
 #include "server/tier/tier.h"
 
 #define LOCK_FILE "lock"
+#define RECEIVE_MAX_BYTES ((size_t)256 << 20) /* messages on their way in, beside the values being put */
 /* After the calls' own time: what the service may take to end fills and runs that have just been told to stop. */
 #define SERVICE_STOP_NS (5 * NS_PER_S)
 
@@ -105,6 +106,8 @@ static int make_face(struct daemon *d, const struct server_conf *conf, struct er
                    .limits = {.max_connections = (uint32_t)conf->rpc_max_connections,
                               .max_streams = (uint32_t)conf->rpc_max_streams,
                               .max_message_bytes = MESSAGE_MAX_BYTES,
+                              /* Values being put are kept as they were received, so they count there too. */
+                              .receive_bytes = RECEIVE_MAX_BYTES + conf->put_max_inflight_bytes,
                               .max_calls = (uint32_t)conf->rpc_max_calls,
                               .handshake_ms = (uint32_t)conf->rpc_handshake_ms,
                               .idle_ms = (uint32_t)conf->rpc_idle_ms},
