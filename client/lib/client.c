@@ -13,6 +13,8 @@
 #include "common/names.h"
 
 #define LOOP_THREADS_MAX 4
+#define RING_TRIES 4 /* with their pauses, about a second for peers to agree */
+#define RING_PAUSE_NS (80 * NS_PER_MS)
 
 const char *fb_error_name(int code) { return err_name(code); }
 const char *fb_error_describe(int code) { return err_describe(code); }
@@ -165,33 +167,47 @@ int call_begin(struct call *k, fb_client *c, unsigned what, const char *ns, cons
   return r;
 }
 
-int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg) {
-  bool new_ring = false, new_record = false;
-  struct err said;
+/* After -FB_ERING: another ring, or the same once more after a while, because the peers may just be changing over from
+ * one to the next. 0: try again. */
+static int another_ring(struct call *k, unsigned tries) {
+  const struct err said = k->e;
+  int64_t pause_ns = RING_PAUSE_NS << tries;
 
-  for (;;) {
+  if (tries == RING_TRIES)
+    return -FB_ERING;
+  int r = topology_refresh(k, k->ring_peer);
+  k->e = said;
+  if (r == 0 && tries == 0)
+    return 0;
+  call_pause(k, clock_mono_ns() + pause_ns - (int64_t)(client_random(k->c) % (uint64_t)(pause_ns / 2)));
+  return clock_mono_ns() < k->deadline_ns ? 0 : -FB_ERING;
+}
+
+int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg) {
+  bool new_record = false;
+  struct err said; /* by the last peer that has another ring */
+
+  for (unsigned ring_tries = 0;;) {
     int r = k->with_record ? ns_load(k, false) : 0;
     if (r == 0)
       r = once(k, arg);
-    if (r == -FB_ERING && k->ring_peer && !new_ring) {
+    if (r == -FB_ERING && k->ring_peer) {
       said = k->e;
-      new_ring = true;
-      r = topology_refresh(k, k->ring_peer);
+      r = another_ring(k, ring_tries++);
       if (r == 0)
         continue;
-      k->e = said;
-      r = -FB_ERING;
     } else if (r == -FB_ENONS && k->record.id && !new_record) {
       uint64_t old = k->record.id;
       new_record = true;
       r = ns_load(k, true);
       if (r == 0 && k->record.id != old)
         continue;
-      if (r == 0 && new_ring) { /* they cannot tell each other: what keeps them apart is what is wrong */
+      if (r == 0 && ring_tries) { /* they cannot tell each other: what keeps them apart is what is wrong */
         k->e = said;
         r = -FB_ERING;
-      } else if (r == 0)
+      } else if (r == 0) {
         r = err_set(&k->e, -FB_ENONS, "a peer does not know this namespace, another one does: try again in a moment");
+      }
     }
     if (r == -FB_ERING)
       err_prefix(&k->e, "peers disagree on the ring (this client's is %016llx, epoch %llu)",

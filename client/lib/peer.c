@@ -19,6 +19,7 @@
 #define KEEPALIVE_MS 10000 /* a connection that went silent with calls open is given up after twice this */
 #define CONNECT_BACKOFF_MAX_MS 1000
 #define FAILURE_TEXT_MAX 200
+#define DEADLINE_SLACK_NS (5 * NS_PER_MS) /* gRPC counts in milliseconds: its deadline may pass before ours */
 
 static const struct breaker_conf breaker_conf = {
     .failure_limit = 3,
@@ -127,7 +128,7 @@ bool peer_admit(struct peer *p, bool ignore_breaker, char *text, size_t cap) {
 
 void peer_note(struct peer *p, int code, const char *text, int64_t started_ns, int64_t deadline_ns) {
   int64_t now = clock_mono_ns();
-  bool late = code == -ETIMEDOUT && now >= deadline_ns;
+  bool late = code == -ETIMEDOUT && now >= deadline_ns - DEADLINE_SLACK_NS;
 
   if (code == -ECANCELED || code == -ENOMEM)
     return; /* our own doing */

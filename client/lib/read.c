@@ -15,7 +15,7 @@
 
 #define RESTARTS 3
 #define RESTART_PAUSE_NS (20 * NS_PER_MS)
-#define PIECE_BYTES (UINT64_C(1) << 20) /* of reads that are longer than one request may be */
+#define PIECE_BYTES (UINT64_C(1) << 20) /* of one request, unless the namespace's blocks are larger */
 
 /* ---- stat ---------------------------------------------------------------------------------------------------------
  */
@@ -161,7 +161,9 @@ static uint64_t end_of(const struct reading *r) {
   return r->learnt ? min_u64(end, r->info.size) : end;
 }
 
-/* The piece at `offset`: all that is left if one request may carry it, else up to the next boundary. */
+/* The piece at `offset`: all that is left if that is not more than a piece, else up to the next boundary. Larger pieces
+ * than these, which a peer would serve, are slower when there are several in flight: they fall out of its CPU's cache.
+ */
 static uint64_t piece_end(const struct call *k, uint64_t offset, uint64_t end) {
   uint64_t chunk_end = k->record.whole ? UINT64_MAX : (offset | (CHUNK_BYTES - 1)) + 1;
   uint64_t unit = max_u64(PIECE_BYTES, k->record.id ? k->record.block_bytes : PIECE_BYTES);
@@ -169,7 +171,7 @@ static uint64_t piece_end(const struct call *k, uint64_t offset, uint64_t end) {
   if (chunk_end <= offset) /* the last chunk of the number space */
     chunk_end = UINT64_MAX;
   end = min_u64(end, chunk_end);
-  if (end - offset <= GET_MAX_BYTES)
+  if (end - offset <= unit)
     return end;
   return min_u64(end, (offset | (unit - 1)) + 1);
 }

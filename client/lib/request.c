@@ -197,13 +197,15 @@ static void refresh_after_failures(struct call *k) {
   k->e = saved;
 }
 
-/* Sends q, or lets it wait if there is nobody left to ask. */
-static int send_or_wait(struct batch *b, struct request *q) {
+/* Sends q, or lets it wait if there is nobody left to ask. `rested`: it has just waited, and that is enough. */
+static int send_or_wait(struct batch *b, struct request *q, bool rested) {
   int r = send_request(b, q);
 
   if (r != 1)
     return r;
   refresh_after_failures(b->call);
+  if (rested)
+    return send_request(b, q); /* finds somebody: the tries have begun anew */
   wait_before_resend(b, q);
   return 0;
 }
@@ -255,7 +257,7 @@ static int judge(struct batch *b, struct request *q) {
     wait_before_resend(b, q);
     return 0;
   }
-  return send_or_wait(b, q);
+  return send_or_wait(b, q, false);
 }
 
 /* Gives work to idle slots and sends what has waited long enough. */
@@ -268,10 +270,10 @@ static int start(struct batch *b, int64_t now) {
     if (q->state == REQUEST_IDLE && more) {
       more = b->next(b, q);
       if (more)
-        r = send_or_wait(b, q);
+        r = send_or_wait(b, q, false);
     } else if (q->state == REQUEST_WAITING && q->resend_at_ns <= now) {
       b->waiting--;
-      r = send_or_wait(b, q);
+      r = send_or_wait(b, q, true);
     } else if (!more && !b->waiting) {
       break;
     }

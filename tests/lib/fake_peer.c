@@ -2,10 +2,13 @@
 #include "tests/lib/fake_peer.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "client/lib/keys.h"
 #include "common/clock.h"
@@ -58,6 +61,8 @@ struct peer_fake {
   struct ring *ring;
   struct rule rules[RULES_MAX];
   unsigned n_rules, calls[FAKE_OPS];
+  bool stopping; /* under mtx */
+  int port_fd;   /* while it is stopped */
   struct place places[FAKE_OPS];
   struct rpc_method methods[FAKE_OPS + 1];
 };
@@ -80,7 +85,8 @@ struct fake_cluster {
   uint64_t etags, ns_id;
   bool derived, no_ns, holding;
   struct answer waiting[WAITING_MAX];
-  unsigned n_waiting, misrouted;
+  unsigned n_waiting, misrouted, unpinned;
+  int64_t deadline_ns;
   uint64_t longest_get;
 };
 
@@ -161,17 +167,25 @@ static void finish(struct fcall *f, struct blob *message, int code) {
   rpc_finish(s, message, code, code ? "as the test wants it" : NULL);
 }
 
-/* Under mtx. Lets the session wait. */
-static void park(struct fake_cluster *c, struct rpc_session *s, struct blob *message, int code, bool hangs) {
+/* Under mtx. Lets the session wait, unless its peer is being stopped: nobody would end it then. */
+static bool park(struct fcall *f, struct blob *message, int code, bool hangs) {
+  struct fake_cluster *c = f->c;
+
+  if (c->peers[f->peer].stopping)
+    return false;
   require(c->n_waiting < WAITING_MAX);
-  c->waiting[c->n_waiting++] = (struct answer){.s = s, .message = message, .code = code, .hangs = hangs};
+  c->waiting[c->n_waiting++] = (struct answer){.s = f->s, .message = message, .code = code, .hangs = hangs};
+  return true;
 }
 
 static void hang(struct fcall *f) {
   pthread_mutex_lock(&f->c->mtx);
-  park(f->c, f->s, NULL, -ETIMEDOUT, true);
+  bool parked = park(f, NULL, -ETIMEDOUT, true);
   pthread_mutex_unlock(&f->c->mtx);
-  call_free(f);
+  if (parked)
+    call_free(f);
+  else
+    finish(f, NULL, -ETIMEDOUT);
 }
 
 static void answer(struct fcall *f, const ProtobufCMessage *message, struct blob *payload) {
@@ -180,14 +194,12 @@ static void answer(struct fcall *f, const ProtobufCMessage *message, struct blob
 
   blob_unref(&payload);
   pthread_mutex_lock(&c->mtx);
-  if (f->op == FAKE_GET && c->holding) {
-    park(c, f->s, b, 0, false);
-    pthread_mutex_unlock(&c->mtx);
-    call_free(f);
-    return;
-  }
+  bool parked = f->op == FAKE_GET && c->holding && park(f, b, 0, false);
   pthread_mutex_unlock(&c->mtx);
-  finish(f, b, 0);
+  if (parked)
+    call_free(f);
+  else
+    finish(f, b, 0);
 }
 
 static void stream_sent(struct rpc_session *s, bool ok, void *arg);
@@ -314,6 +326,7 @@ static int fill_get(struct fcall *f, const char *key, uint64_t offset, uint32_t 
   struct object *o = find(c, key);
   if (length > c->longest_get)
     c->longest_get = length;
+  c->unpinned += etag == 0;
   if (!o)
     code = -ENOENT;
   else if (etag && etag != o->etag)
@@ -695,6 +708,7 @@ static void start_call(struct rpc_session *s, void *arg) {
   pthread_mutex_lock(&c->mtx);
   struct peer_fake *p = &c->peers[at->peer];
   p->calls[at->op]++;
+  c->deadline_ns = rpc_deadline_ns(s);
   for (unsigned i = 0; i < p->n_rules && !f->ruled; i++) {
     struct rule *r = &p->rules[i];
     if (r->r.op != at->op)
@@ -794,16 +808,36 @@ static void end_waiting(struct fake_cluster *c, bool hanging) {
     rpc_finish(take[i].s, take[i].message, take[i].code, NULL);
 }
 
+/* Keeps a stopped peer's port: bound but not listening it refuses, and no other test's peer can be given it. */
+static int hold_port(const char *address) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+  at.sin_port = htons((uint16_t)atoi(strchr(address, ':') + 1));
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  require(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0);
+  return fd;
+}
+
 void fake_stop(struct fake_cluster *c, unsigned peer) {
+  pthread_mutex_lock(&c->mtx);
+  c->peers[peer].stopping = true;
+  pthread_mutex_unlock(&c->mtx);
   end_waiting(c, true);
-  if (c->peers[peer].server)
-    rpc_server_stop(c->peers[peer].server, clock_mono_ns());
+  if (!c->peers[peer].server)
+    return;
+  rpc_server_stop(c->peers[peer].server, clock_mono_ns());
   rpc_server_free(&c->peers[peer].server);
+  c->peers[peer].port_fd = hold_port(c->peers[peer].address);
 }
 
 void fake_start(struct fake_cluster *c, unsigned peer) {
   char address[32];
 
+  pthread_mutex_lock(&c->mtx);
+  c->peers[peer].stopping = false;
+  pthread_mutex_unlock(&c->mtx);
+  close(c->peers[peer].port_fd);
   snprintf(address, sizeof address, "%s", c->peers[peer].address);
   up(c, peer, address);
 }
@@ -816,6 +850,7 @@ void fake_free(struct fake_cluster **cp) {
     return;
   for (unsigned i = 0; i < c->n; i++) {
     fake_stop(c, i);
+    close(c->peers[i].port_fd);
     ring_unref(&c->peers[i].ring);
   }
   rpc_loop_free(&c->loop);
@@ -864,6 +899,7 @@ void fake_calls_clear(struct fake_cluster *c) {
     memset(c->peers[i].calls, 0, sizeof c->peers[i].calls);
   c->longest_get = 0;
   c->misrouted = 0;
+  c->unpinned = 0;
   pthread_mutex_unlock(&c->mtx);
 }
 
@@ -879,9 +915,11 @@ static void set_ring(struct fake_cluster *c, unsigned peer, uint32_t weight, uin
 
 void fake_other_ring(struct fake_cluster *c, unsigned peer) { set_ring(c, peer, 300, 1); }
 
+void fake_take_new_ring(struct fake_cluster *c, unsigned peer) { set_ring(c, peer, 200, 2); }
+
 void fake_new_ring(struct fake_cluster *c) {
   for (unsigned i = 0; i < c->n; i++)
-    set_ring(c, i, 200, 2);
+    fake_take_new_ring(c, i);
 }
 
 void fake_remake_ns(struct fake_cluster *c, uint64_t id, bool derived) {
@@ -969,6 +1007,20 @@ uint64_t fake_longest_get(struct fake_cluster *c) {
   uint64_t n = c->longest_get;
   pthread_mutex_unlock(&c->mtx);
   return n;
+}
+
+unsigned fake_unpinned(struct fake_cluster *c) {
+  pthread_mutex_lock(&c->mtx);
+  unsigned n = c->unpinned;
+  pthread_mutex_unlock(&c->mtx);
+  return n;
+}
+
+int64_t fake_deadline_ns(struct fake_cluster *c) {
+  pthread_mutex_lock(&c->mtx);
+  int64_t t = c->deadline_ns;
+  pthread_mutex_unlock(&c->mtx);
+  return t;
 }
 
 void fake_hold(struct fake_cluster *c) {

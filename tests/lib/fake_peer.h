@@ -79,7 +79,8 @@ void fake_start(struct fake_cluster *c, unsigned peer);
 /* From now on the peer has another ring (its weight differs), and refuses requests that were planned with the others'.
  */
 void fake_other_ring(struct fake_cluster *c, unsigned peer);
-/* All peers do. */
+/* All peers take a new ring, or one of them. */
+void fake_take_new_ring(struct fake_cluster *c, unsigned peer);
 void fake_new_ring(struct fake_cluster *c);
 /* The namespace is made anew: other id. derived: takes puts, not cut into chunks. */
 void fake_remake_ns(struct fake_cluster *c, uint64_t id, bool derived);
@@ -97,8 +98,10 @@ unsigned fake_owner(struct fake_cluster *c, const char *key, uint64_t offset, un
 /* Requests that were addressed wrongly: to a peer that does not own the place (and not marked local), or a ring-aware
  * request without ring hash or namespace id. */
 unsigned fake_misrouted(struct fake_cluster *c);
-/* Longest Get that was asked for. */
+/* Longest Get that was asked for, Gets without an etag (both since fake_calls_clear), and the last call's deadline. */
 uint64_t fake_longest_get(struct fake_cluster *c);
+unsigned fake_unpinned(struct fake_cluster *c);
+int64_t fake_deadline_ns(struct fake_cluster *c);
 
 /* While held, Gets are answered only by fake_release: all that wait, and those to come if `for_good`. */
 void fake_hold(struct fake_cluster *c);
