@@ -39,7 +39,7 @@ test=(
   clang libclang-rt-14-dev           # second compiler, libFuzzer
   clang-format clang-tidy shellcheck # linters
   groff-base                         # the manual pages' syntax
-  mount iproute2                     # full disks (tmpfs), sockets
+  mount iproute2 strace              # full disks (tmpfs), sockets, failing system calls
 )
 bench=(
   memcached redis-server             # what `bench get` is compared with
