@@ -11,4 +11,4 @@ cmake --build --preset clang -j "$jobs" --target fb_pb >/dev/null
 if [ $# -gt 0 ]; then files=("$@"); else mapfile -t files < <(find common proto server client -name '*.c' | sort); fi
 [ ${#files[@]} -gt 0 ]
 printf '%s\0' "${files[@]}" |
-  xargs -0 -n 4 -P "$jobs" clang-tidy --quiet -p build-clang --extra-arg=-UNDEBUG --warnings-as-errors='*' 2> >(grep -v 'warnings generated\|Suppressed\|Use -header-filter' >&2)
+  xargs -0 -n 4 -P "$jobs" clang-tidy --quiet -p build-clang --extra-arg=-UNDEBUG --warnings-as-errors='*' 2> >(grep -v 'warnings\? generated\|Suppressed\|Use -header-filter' >&2)
