@@ -7,6 +7,7 @@
 #ifndef FB_ORIGIN_ORIGIN_H
 #define FB_ORIGIN_ORIGIN_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -89,5 +90,14 @@ static inline void origin_free(struct origin **o) {
  * Keeps at most max_open_files descriptors of recently read files. */
 int origin_posix_new(struct origin **ret, const char *root, char *const *roots, unsigned n_roots,
                      unsigned max_open_files, struct err *e);
+
+/* A bound on the descriptors that several origins keep open together. It outlives them. */
+struct origin_fds {
+  unsigned max;     /* constant */
+  atomic_uint used; /* theirs */
+};
+/* From now on the origin (of posix.c) keeps a file open only within `fds` too: it gives up one of its own for it, or
+ * reads without keeping. Before the origin's first use. */
+void origin_posix_share_fds(struct origin *o, struct origin_fds *fds);
 
 #endif

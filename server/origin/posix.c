@@ -168,6 +168,8 @@ static int resolve_root(const char *root, char *const *roots, unsigned n_roots, 
   return 0;
 }
 
+void origin_posix_share_fds(struct origin *o, struct origin_fds *fds) { ((struct posix *)o)->files.fds = fds; }
+
 int origin_posix_new(struct origin **ret, const char *root, char *const *roots, unsigned n_roots,
                      unsigned max_open_files, struct err *e) {
   char *path = NULL;

@@ -49,6 +49,20 @@ static void order_insert(struct posix_files *f, struct posix_file *file) {
   f->newest = file;
 }
 
+static bool fds_take(struct posix_files *f) {
+  if (!f->fds)
+    return true;
+  if (atomic_fetch_add(&f->fds->used, 1) < f->fds->max)
+    return true;
+  atomic_fetch_sub(&f->fds->used, 1);
+  return false;
+}
+
+static void fds_give(struct posix_files *f) {
+  if (f->fds)
+    atomic_fetch_sub(&f->fds->used, 1);
+}
+
 static void forget_locked(struct posix_files *f, struct posix_file *file) {
   struct posix_file **at = bucket_of(f, file->path, file->etag);
 
@@ -58,6 +72,7 @@ static void forget_locked(struct posix_files *f, struct posix_file *file) {
   order_remove(f, file);
   file->kept = false;
   f->n--;
+  fds_give(f);
 }
 
 /* Closing can take long (a network file system): never under the lock. */
@@ -111,9 +126,10 @@ struct posix_file *posix_files_add(struct posix_files *f, const char *path, uint
   *file = (struct posix_file){.fd = fd, .etag = etag, .path = copy, .users = 1, .used_ns = clock_mono_ns()};
   pthread_mutex_lock(&f->mtx);
   if (f->max > 0 && !find_locked(f, path, etag)) { /* another call may have been first: then ours is only for us */
-    if (f->n == f->max)
-      gone = reap_locked(f, true, 0);
-    if (f->n < f->max) {
+    bool room = f->n < f->max && fds_take(f);
+    if (!room && (gone = reap_locked(f, true, 0)))
+      room = fds_take(f); /* the place that was given up, unless another origin was quicker */
+    if (room) {
       struct posix_file **bucket = bucket_of(f, path, etag);
       file->next = *bucket;
       *bucket = file;

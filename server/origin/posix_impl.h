@@ -33,7 +33,8 @@ struct posix_file {
 
 struct posix_files {
   pthread_mutex_t mtx;
-  unsigned max, n; /* max is constant */
+  unsigned max, n;        /* max is constant */
+  struct origin_fds *fds; /* constant once in use; NULL: no bound but our own */
   unsigned n_buckets;
   struct posix_file **buckets;
   struct posix_file *newest, *oldest;

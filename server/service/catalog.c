@@ -74,8 +74,11 @@ int ns_origin(struct service *s, struct ns *n, struct origin **ret, struct err *
   int r = 0;
 
   pthread_mutex_lock(&n->origin_mtx);
-  if (!n->origin)
+  if (!n->origin) {
     r = origin_posix_new(&n->origin, n->r.origin, s->origin_roots, s->n_origin_roots, s->conf.origin_open_files, e);
+    if (r == 0)
+      origin_posix_share_fds(n->origin, &s->origin_fds);
+  }
   if (r == 0)
     *ret = n->origin;
   pthread_mutex_unlock(&n->origin_mtx);

@@ -65,6 +65,7 @@ int service_new(struct service **ret, const struct service_conf *conf, struct er
   s->tier = conf->tier;
   s->loop = conf->loop;
   s->started_ns = clock_mono_ns();
+  s->origin_fds.max = conf->origin_open_files;
   for (unsigned i = 0; i < PUT_LOCKS; i++)
     pthread_mutex_init(&s->put_locks[i], NULL);
   atomic_store(&s->error_ttl_ms, conf->error_ttl_ms);

@@ -135,7 +135,10 @@ void walk_others(struct candidates *c) {
   c->others_only = true;
 }
 
-bool retry_elsewhere(int code) { return code == -FB_EPEERDOWN || code == -ETIMEDOUT; }
+bool retry_elsewhere(int code) {
+  /* A call that meets the end of a peer's drain is cancelled by that peer; we cancel none that we still want. */
+  return code == -FB_EPEERDOWN || code == -ETIMEDOUT || code == -ECANCELED;
+}
 
 int64_t attempt_deadline(struct service *s, int64_t deadline_ns) {
   int64_t limit = deadline_in_ms(atomic_load(&s->peer_timeout_ms));

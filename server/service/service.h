@@ -35,7 +35,7 @@ struct service_conf {
   unsigned n_origin_roots;
   uint32_t origin_threads;     /* concurrent origin reads, 1..256 */
   uint32_t origin_queue;       /* fills that may wait for a thread; more are refused with FB_EBUSY */
-  uint32_t origin_open_files;  /* per namespace */
+  uint32_t origin_open_files;  /* over all namespaces */
   uint32_t error_ttl_ms;       /* 0..1000: how long an origin's error may be repeated */
   uint32_t attr_entries;       /* attributes kept */
   uint64_t uncached_max_bytes; /* memory for blocks served while the tier has no room */

@@ -89,6 +89,34 @@ static int fd_count(void) {
   return n;
 }
 
+static void origins_share_their_descriptors(void **state) {
+  struct fixture *fx = *state;
+  struct origin_fds fds = {.max = 3};
+  struct origin *o[2];
+  struct err e = {0};
+  char name[16], buf[16];
+  char *roots[] = {fx->root};
+
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(origin_posix_new(&o[i], fx->root, roots, 1, 8, &e), 0);
+    origin_posix_share_fds(o[i], &fds);
+  }
+  int before = fd_count();
+  for (int k = 0; k < 40; k++) {
+    snprintf(name, sizeof name, "s%d", k % 10);
+    char *path = in(fx, name);
+    test_write_file(path, name, strlen(name));
+    assert_int_equal(origin_read(o[k % 2], name, 0, 0, buf, sizeof buf, NULL, &e), (int)strlen(name));
+    assert_memory_equal(buf, name, strlen(name));
+    assert_true(atomic_load(&fds.used) <= 3);
+    assert_true(fd_count() <= before + 3);
+  }
+  assert_int_equal(atomic_load(&fds.used), 3);
+  origin_free(&o[0]);
+  origin_free(&o[1]);
+  assert_int_equal(atomic_load(&fds.used), 0);
+}
+
 static int read_text(struct fixture *fx, const char *path, uint64_t etag, char *buf, size_t cap) {
   struct err e = {0};
   ssize_t n = origin_read(fx->o, path, etag, 0, buf, cap - 1, NULL, &e);
@@ -955,6 +983,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       T(test_new),
       T(test_stat_and_read),
+      T(origins_share_their_descriptors),
       T(test_escapes),
       T(test_special_files),
       T(test_changes_between),
