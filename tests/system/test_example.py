@@ -43,7 +43,7 @@ def test_installed_tree_builds_a_program(demo, tmp_path):
         assert want in installed, sorted(installed)
     pc = next(f for f in installed if f.endswith("pkgconfig/forebay.pc"))
     env = dict(os.environ, PKG_CONFIG_PATH=str(prefix / os.path.dirname(pc)))
-    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "forebay"], env=env, check=True, capture_output=True,
+    flags = subprocess.run(["pkg-config", "--define-prefix", "--cflags", "--libs", "forebay"], env=env, check=True, capture_output=True,
                            text=True).stdout.split()
     program = tmp_path / "read"
     libdir = str((prefix / pc).parent.parent)
