@@ -184,7 +184,7 @@ uint64_t attr_forget_matching(struct service *s, const struct ns *ns, const char
 }
 
 /* What is known and still good for the question. True: *code and, if that is 0, *a are the answer. */
-static bool known(struct service *s, struct ns *ns, const char *key, uint64_t etag, bool fresh, struct attr *a,
+static bool known(struct service *s, const struct ns *ns, const char *key, uint64_t etag, bool fresh, struct attr *a,
                   int *code) {
   size_t len = strlen(key);
   uint64_t h = hash_of(ns->r.id, key, len);
@@ -207,6 +207,14 @@ static bool known(struct service *s, struct ns *ns, const char *key, uint64_t et
   }
   pthread_mutex_unlock(&sh->mtx);
   return good;
+}
+
+int attr_known(struct service *s, const struct ns *ns, const char *key, uint64_t etag, struct attr *ret) {
+  int code;
+
+  if (!ns_has_origin(ns))
+    return attr_of_ram(s, ns, key, ret);
+  return known(s, ns, key, etag, false, ret, &code) ? code : -ENOENT;
 }
 
 /* ---- asking the origin ------------------------------------------------------------------------------------------ */

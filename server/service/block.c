@@ -99,29 +99,55 @@ struct fill_job {
   char key[];
 };
 
-/* Memory for a block that the tier has no room for. */
-struct uncached {
-  struct service *s;
+/* A block that the tier has no room for. */
+struct uncached_block {
+  struct uncached *budget; /* reference */
   uint32_t len;
   uint8_t data[];
 };
 
-static void uncached_release(void *owner) {
-  struct uncached *u = owner;
+struct uncached {
+  atomic_uint refs; /* the service's, and one of each block */
+  _Atomic uint64_t bytes;
+  uint64_t max_bytes; /* constant */
+};
 
-  atomic_fetch_sub(&u->s->uncached_bytes, u->len);
-  free(u);
+int uncached_new(struct uncached **ret, uint64_t max_bytes) {
+  struct uncached *u = calloc(1, sizeof *u);
+
+  if (!u)
+    return -ENOMEM;
+  atomic_init(&u->refs, 1);
+  u->max_bytes = max_bytes;
+  *ret = u;
+  return 0;
 }
 
-static struct uncached *uncached_new(struct service *s, uint32_t len) {
-  if (atomic_fetch_add(&s->uncached_bytes, len) + len <= s->conf.uncached_max_bytes) {
-    struct uncached *u = malloc(sizeof *u + len);
-    if (u) {
-      *u = (struct uncached){.s = s, .len = len};
-      return u;
-    }
+void uncached_unref(struct uncached **up) {
+  struct uncached *u = *up;
+
+  *up = NULL;
+  if (u && atomic_fetch_sub(&u->refs, 1) == 1)
+    free(u);
+}
+
+static void uncached_block_free(void *owner) {
+  struct uncached_block *b = owner;
+
+  atomic_fetch_sub(&b->budget->bytes, b->len);
+  uncached_unref(&b->budget);
+  free(b);
+}
+
+static struct uncached_block *uncached_block_new(struct uncached *u, uint32_t len) {
+  struct uncached_block *b = NULL;
+
+  if (atomic_fetch_add(&u->bytes, len) + len <= u->max_bytes && (b = malloc(sizeof *b + len))) {
+    *b = (struct uncached_block){.budget = u, .len = len};
+    atomic_fetch_add(&u->refs, 1);
+    return b;
   }
-  atomic_fetch_sub(&s->uncached_bytes, len);
+  atomic_fetch_sub(&u->bytes, len);
   return NULL;
 }
 
@@ -157,7 +183,8 @@ static int origin_into(struct fill_job *j, void *data, uint32_t len, struct err 
 }
 
 /* Reads the block to where it will stay and makes it visible. */
-static int fill_cached(struct fill_job *j, struct tier_slot *slot, struct block_result *ret, struct err *e) {
+static int fill_cached(struct fill_job *j, const struct block_id *id, struct tier_slot *slot, struct block_result *ret,
+                       struct err *e) {
   struct service *s = j->s;
   struct tier_view v;
   int r = origin_into(j, slot->data, slot->len, e);
@@ -167,27 +194,28 @@ static int fill_cached(struct fill_job *j, struct tier_slot *slot, struct block_
     return r;
   }
   ret->crc = crc32c(0, slot->data, slot->len);
-  tier_commit(s->tier, slot, ret->crc, &v);
+  if (tier_commit(s->tier, slot, ret->crc, &v) == 0 && !catalog_lives(s->catalog, j->ns))
+    tier_remove(s->tier, id); /* reserved after the drop */
   ret->data = blob_of_view(s->tier, &v);
   return ret->data ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
 
 static int fill_uncached(struct fill_job *j, uint32_t len, struct block_result *ret, struct err *e) {
   struct service *s = j->s;
-  struct uncached *u = uncached_new(s, len);
+  struct uncached_block *u = uncached_block_new(s->uncached, len);
 
   if (!u)
     return err_set(e, -FB_EBUSY, "RAM tier has no room and cache.uncached_max_bytes is used up: try again");
   int r = origin_into(j, u->data, len, e);
   if (r < 0) {
-    uncached_release(u);
+    uncached_block_free(u);
     return r;
   }
   ret->crc = crc32c(0, u->data, len);
   ret->data = blob_new(1);
-  if (!ret->data || blob_append(ret->data, u->data, len, uncached_release, u) < 0) {
+  if (!ret->data || blob_append(ret->data, u->data, len, uncached_block_free, u) < 0) {
     if (!ret->data)
-      uncached_release(u);
+      uncached_block_free(u);
     blob_unref(&ret->data);
     return err_set(e, -ENOMEM, "out of memory");
   }
@@ -205,9 +233,15 @@ static void fill_run(struct pool_job *job) {
   uint32_t len = block_len(j->ns, j->attr.size, j->index);
   struct err e = {0};
 
+  if (atomic_load(&s->stopping)) { /* nobody waits any more: the queue need not go through a slow origin */
+    flight_land(s->block_flights, j->flight, &(struct flight_result){.code = -ECANCELED, .text = "peer is stopping"});
+    ns_unref(&j->ns);
+    free(j);
+    return;
+  }
   block_id_make(&id, buf, j->ns, j->key, j->attr.etag, j->index);
   int r = tier_reserve(s->tier, &id, len, 0, &slot);
-  r = r == 0 ? fill_cached(j, &slot, &res, &e) : fill_uncached(j, len, &res, &e);
+  r = r == 0 ? fill_cached(j, &id, &slot, &res, &e) : fill_uncached(j, len, &res, &e);
   flight_land(s->block_flights, j->flight,
               &(struct flight_result){.code = r, .text = r ? e.text : "", .value = r ? NULL : &res});
   blob_unref(&res.data);
@@ -283,6 +317,16 @@ void block_get(struct service *s, struct ns *ns, const char *key, const struct a
     lead(s, ns, key, a, index, &id, f);
   else
     metric_add(s, M_fill_joined, 1);
+}
+
+void block_get_resident(struct service *s, const struct ns *ns, const char *key, const struct attr *a, uint64_t index,
+                        block_done_fn done, void *arg) {
+  uint8_t buf[TIER_KEY_MAX];
+  struct block_id id;
+
+  block_id_make(&id, buf, ns, key, a->etag, index);
+  if (!hit(s, &id, done, arg))
+    done(arg, -ENOENT, "not resident here", NULL);
 }
 
 bool block_resident(struct service *s, const struct ns *ns, const char *key, uint64_t etag, uint64_t index,

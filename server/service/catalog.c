@@ -148,6 +148,16 @@ struct ns *catalog_find(struct catalog *c, const char *name) {
   return n;
 }
 
+bool catalog_lives(struct catalog *c, const struct ns *n) {
+  bool there;
+
+  pthread_mutex_lock(&c->mtx);
+  unsigned i = position(c, n->r.name, &there);
+  bool lives = there && !c->v[i]->r.dropped && c->v[i]->r.id == n->r.id;
+  pthread_mutex_unlock(&c->mtx);
+  return lives;
+}
+
 uint64_t catalog_revision(struct catalog *c, const char *name) {
   bool there;
 

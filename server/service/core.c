@@ -71,8 +71,9 @@ int service_new(struct service **ret, const struct service_conf *conf, struct er
   atomic_store(&s->error_ttl_ms, conf->error_ttl_ms);
   atomic_store(&s->peer_timeout_ms, conf->peer_timeout_ms);
   if ((r = copy_strings(s, conf)) < 0 || (r = flight_table_new(&s->block_flights)) < 0 ||
-      (r = flight_table_new(&s->attr_flights)) < 0 || (r = attr_table_new(&s->attrs, conf->attr_entries)) < 0 ||
-      (r = peer_table_new(&s->peers)) < 0 || (r = prestage_runs_new(&s->runs, s)) < 0)
+      (r = flight_table_new(&s->attr_flights)) < 0 || (r = uncached_new(&s->uncached, conf->uncached_max_bytes)) < 0 ||
+      (r = attr_table_new(&s->attrs, conf->attr_entries)) < 0 || (r = peer_table_new(&s->peers)) < 0 ||
+      (r = prestage_runs_new(&s->runs, s)) < 0)
     err_set(e, r, "out of memory");
   else if ((r = pool_new(&s->origin_pool, conf->origin_threads, conf->origin_queue, "fb-origin", e)) == 0 &&
            (r = pool_new(&s->scan_pool, SCAN_THREADS, SCAN_QUEUE, "fb-scan", e)) == 0 &&
@@ -134,6 +135,7 @@ void service_free(struct service **sp) {
   attr_table_free(&s->attrs);
   flight_table_free(&s->attr_flights);
   flight_table_free(&s->block_flights);
+  uncached_unref(&s->uncached);
   for (unsigned i = 0; i < s->n_origin_roots; i++)
     free(s->origin_roots[i]);
   for (unsigned i = 0; i < PUT_LOCKS; i++)

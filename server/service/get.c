@@ -203,12 +203,23 @@ static void got_attr(void *arg, int code, const char *text, const struct attr *a
   atomic_store(&op->pending, n + 1); /* one is ours, so that no callback ends the operation under our feet */
   for (unsigned i = 0; i < n; i++) {
     op->parts[i].op = op;
-    block_get(op->s, op->ns, op->q.key, &op->attr, op->first_block + i, op->q.deadline_ns, got_block, &op->parts[i]);
+    if (op->q.route.resident_only)
+      block_get_resident(op->s, op->ns, op->q.key, &op->attr, op->first_block + i, got_block, &op->parts[i]);
+    else
+      block_get(op->s, op->ns, op->q.key, &op->attr, op->first_block + i, op->q.deadline_ns, got_block, &op->parts[i]);
   }
   parts_done(op);
 }
 
 static void get_local(struct get_op *op) {
+  if (op->q.route.resident_only) {
+    struct attr a;
+    int code = attr_known(op->s, op->ns, op->q.key, op->q.etag, &a);
+    if (code == 0 && op->q.etag && a.etag != op->q.etag)
+      code = -FB_ECHANGED;
+    got_attr(op, code, code ? "not resident here" : "", &a);
+    return;
+  }
   attr_get(op->s, op->ns, op->q.key, op->q.etag, op->tries > 0, op->q.deadline_ns, got_attr, op);
 }
 

@@ -65,6 +65,9 @@ struct ns *catalog_find(struct catalog *c, const char *name);
 /* Takes each record that is newer (revision, then id) than what is there; the ticker saves soon. A namespace that a
  * tombstone or another id replaces loses its blocks: freed bytes are added to *freed (may be NULL). */
 int catalog_apply(struct catalog *c, const struct ns_record *records, unsigned n, uint64_t *freed, struct err *e);
+/* False once the namespace was dropped or made anew: nothing may be kept under its id any more. Whoever puts a block
+ * into the tier asks after the commit, and takes it out again: the drop has passed by then. */
+bool catalog_lives(struct catalog *c, const struct ns *n);
 /* Calls f with a snapshot of all records. */
 void catalog_all(struct catalog *c, bool tombstones, ns_list_fn f, void *arg);
 
@@ -89,6 +92,8 @@ struct attr {
 typedef void (*attr_done_fn)(void *arg, int code, const char *text, const struct attr *a);
 void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, bool fresh, int64_t deadline_ns,
               attr_done_fn done, void *arg);
+/* What is known without asking the origin: 0 with *ret, an error that is remembered, or -ENOENT. */
+int attr_known(struct service *s, const struct ns *ns, const char *key, uint64_t etag, struct attr *ret);
 /* Attributes of a value that lives in RAM only: 0 or -ENOENT. */
 int attr_of_ram(struct service *s, const struct ns *ns, const char *key, struct attr *ret);
 /* Forgets / sets what is known (after ECHANGED, invalidate, put, a listing). */
@@ -121,9 +126,18 @@ typedef void (*block_done_fn)(void *arg, int code, const char *text, const struc
  * -FB_ECHANGED, the origin's errno, -FB_EBUSY (queue full), -ETIMEDOUT (deadline), -ENOENT (RAM-only value gone). */
 void block_get(struct service *s, struct ns *ns, const char *key, const struct attr *a, uint64_t index,
                int64_t deadline_ns, block_done_fn done, void *arg);
+/* The same without asking the origin: -ENOENT when the block is not resident here. */
+void block_get_resident(struct service *s, const struct ns *ns, const char *key, const struct attr *a, uint64_t index,
+                        block_done_fn done, void *arg);
 /* Resident now? With verify also checks the CRC; a block that fails it is removed, counted and reported as absent. */
 bool block_resident(struct service *s, const struct ns *ns, const char *key, uint64_t etag, uint64_t index,
                     bool verify);
+
+/* Counts the memory of blocks that are served past a full tier; outlives the service with the last of them, because a
+ * socket may hold one for a while. */
+struct uncached;
+int uncached_new(struct uncached **ret, uint64_t max_bytes);
+void uncached_unref(struct uncached **u);
 
 /* get_split.c: a get whose range crosses a chunk boundary. */
 void get_split(struct service *s, const struct get_req *q, get_done_fn done, void *arg);
@@ -218,6 +232,7 @@ struct service {
   struct catalog *catalog;
   struct attr_table *attrs;
   struct flight_table *block_flights, *attr_flights;
+  struct uncached *uncached;
   struct peer_table *peers;
   struct prestage_runs *runs;
   int64_t started_ns;
@@ -228,7 +243,7 @@ struct service {
   atomic_uint error_ttl_ms, peer_timeout_ms;
   atomic_bool draining, stopping;
   atomic_bool pulling; /* a catalog_pull is under way */
-  _Atomic uint64_t uncached_bytes, put_inflight_bytes;
+  _Atomic uint64_t put_inflight_bytes;
   _Atomic uint64_t put_sequence;
   _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
   _Atomic int64_t ring_warn_again_ns;

@@ -61,6 +61,12 @@ static void got_attr(void *arg, int code, const char *text, const struct attr *a
 }
 
 static void stat_local(struct stat_op *op) {
+  if (op->q.route.resident_only) {
+    struct attr a;
+    int code = attr_known(op->s, op->ns, op->q.key, 0, &a);
+    got_attr(op, code, code ? "not resident here" : "", &a);
+    return;
+  }
   attr_get(op->s, op->ns, op->q.key, 0, op->q.fresh, op->q.deadline_ns, got_attr, op);
 }
 

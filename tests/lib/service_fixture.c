@@ -115,7 +115,7 @@ static void wait_for(sem_t *done) {
   sem_destroy(done);
 }
 
-void answer_wait(struct answer *a) {
+void answer_await(struct answer *a) {
   wait_for(&a->done);
   if (a->calls != 1)
     abort();
@@ -172,7 +172,7 @@ void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_
                       .deadline_ns = deadline_in_ms(PATIENCE_MS)};
 
   begin_get(f, &q, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 static void on_stat(void *arg, int code, const char *text, const struct object_info *info, const char *peer) {
@@ -194,7 +194,7 @@ void ask_stat(struct service_fixture *f, const char *ns, const char *key, bool f
   struct stat_req q = {.ns = ns, .key = key, .fresh = fresh, .deadline_ns = deadline_in_ms(PATIENCE_MS)};
 
   begin_stat(f, &q, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 static void on_put(void *arg, int code, const char *text, const struct object_info *info, int acked, const char *peer) {
@@ -225,7 +225,7 @@ void begin_put(struct service_fixture *f, const char *ns, const char *key, const
 void ask_put(struct service_fixture *f, const char *ns, const char *key, const void *data, size_t len, bool overwrite,
              struct answer *a) {
   begin_put(f, ns, key, data, len, overwrite, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 static void on_invalidate(void *arg, int code, const char *text, uint64_t blocks, uint64_t bytes,
@@ -244,7 +244,7 @@ void ask_invalidate(struct service_fixture *f, const char *ns, const char *patte
 
   begin(a);
   service_invalidate(f->s, &q, on_invalidate, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 static void on_ns(void *arg, int code, const char *text, const struct ns_record *ns, uint64_t bytes, uint64_t blocks,
@@ -268,13 +268,13 @@ void ask_create(struct service_fixture *f, const struct ns_record *want, struct 
   r.version = r.version ? r.version : "";
   begin(a);
   service_ns_create(f->s, &r, &any, deadline_in_ms(PATIENCE_MS), on_ns, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 void ask_drop(struct service_fixture *f, const char *ns, struct answer *a) {
   begin(a);
   service_ns_drop(f->s, ns, &any, deadline_in_ms(PATIENCE_MS), on_ns, a);
-  answer_wait(a);
+  answer_await(a);
 }
 
 void make_dataset(struct service_fixture *f, const char *name, uint32_t block_bytes) {
@@ -314,9 +314,9 @@ void begin_warm(struct service_fixture *f, const struct warm_req *q, struct warm
   service_warm(f->s, q, on_warm, a);
 }
 
-void warm_answer_wait(struct warm_answer *a) { wait_for(&a->done); }
+void warm_answer_await(struct warm_answer *a) { wait_for(&a->done); }
 
 void ask_warm(struct service_fixture *f, const struct warm_req *q, struct warm_answer *a) {
   begin_warm(f, q, a);
-  warm_answer_wait(a);
+  warm_answer_await(a);
 }

@@ -56,12 +56,12 @@ struct answer {
   char missing[128]; /* names of peers that were not reached, each with a blank behind it */
 };
 void answer_free(struct answer *a);
-/* Operations that are only begun here, with a deadline of `ms` from now, are waited for with answer_wait. */
+/* Operations that are only begun here, with a deadline of `ms` from now, are waited for with answer_await. */
 void begin_get(struct service_fixture *f, const struct get_req *q, struct answer *a);
 void begin_stat(struct service_fixture *f, const struct stat_req *q, struct answer *a);
 void begin_put(struct service_fixture *f, const char *ns, const char *key, const void *data, size_t len, bool overwrite,
                struct answer *a);
-void answer_wait(struct answer *a);
+void answer_await(struct answer *a);
 bool answer_ready(struct answer *a);
 
 void ask_get(struct service_fixture *f, const char *ns, const char *key, uint64_t offset, uint32_t length,
@@ -86,7 +86,7 @@ struct warm_answer {
   struct warm_result results[256];
 };
 void begin_warm(struct service_fixture *f, const struct warm_req *q, struct warm_answer *a);
-void warm_answer_wait(struct warm_answer *a);
+void warm_answer_await(struct warm_answer *a);
 void ask_warm(struct service_fixture *f, const struct warm_req *q, struct warm_answer *a);
 
 #endif

@@ -141,7 +141,7 @@ static void blocks_that_end_together_end_the_operation_once(void **state) {
     assert_true(gate_wait(&origin->read.gate, 2 * OPS, 60000));
     gate_open(&origin->read.gate);
     for (int i = 0; i < OPS; i++) {
-      warm_answer_wait(&a[i]);
+      warm_answer_await(&a[i]);
       assert_int_equal(a[i].results[0].resident_bytes, 2 * 65536);
     }
   }
