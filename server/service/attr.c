@@ -3,7 +3,12 @@
  * A version never changes, so attributes that match the etag a reader asks for are good however old they are; only the
  * question "which version is current" ages. Errors of the origin are repeated for error_ttl_ms (at most 1 s). The table
  * is bounded: a full bucket group gives up its oldest entry. Values that live in RAM only keep their attributes in the
- * tier, as a block of their own. */
+ * tier, as a block of their own.
+ *
+ * An answer of the origin counts from the moment it was asked. What was asked before something was forgotten or learnt
+ * (an invalidate, a put, a change that a reader met) may be older than that: such an answer is for those who asked
+ * before, is not kept, and nobody joins the look-up any more. Each shard has a generation that says so; it is raised
+ * for all keys of the shard, which costs the others one more look-up at most. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +35,8 @@ struct entry {
 struct shard {
   pthread_mutex_t mtx;
   unsigned n, max, n_buckets;
-  unsigned hand; /* bucket from which the next one is taken when full */
+  unsigned hand;       /* bucket from which the next one is taken when full */
+  uint64_t generation; /* look-ups of an older one are not kept */
   struct entry **bucket;
 };
 
@@ -108,54 +114,64 @@ static void evict_one(struct shard *sh) {
   }
 }
 
-static void put(struct service *s, const struct ns *ns, const char *key, const struct attr *a, int code) {
-  size_t len = strlen(key);
-  uint64_t h = hash_of(ns->r.id, key, len);
-  struct shard *sh = &s->attrs->shard[(h >> 32) % SHARDS];
-  struct entry *fresh = malloc(sizeof *fresh + len);
+static struct shard *shard_of(struct service *s, uint64_t h) { return &s->attrs->shard[(h >> 32) % SHARDS]; }
 
-  if (!fresh)
-    return; /* nothing learnt, nothing wrong */
-  *fresh = (struct entry){
-      .ns_id = ns->r.id, .learned_ns = clock_mono_ns(), .code = code, .hash = (uint32_t)h, .key_len = (uint16_t)len};
+/* NULL when out of memory: nothing is kept, which is not wrong. */
+static struct entry *entry_new(uint64_t h, uint64_t ns_id, const char *key, const struct attr *a, int code,
+                               int64_t asked_ns) {
+  size_t len = strlen(key);
+  struct entry *e = malloc(sizeof *e + len);
+
+  if (!e)
+    return NULL;
+  *e = (struct entry){
+      .ns_id = ns_id, .learned_ns = asked_ns, .code = code, .hash = (uint32_t)h, .key_len = (uint16_t)len};
   if (a)
-    fresh->attr = *a;
-  memcpy(fresh->key, key, len);
+    e->attr = *a;
+  memcpy(e->key, key, len);
+  return e;
+}
+
+/* Under mtx. The caller frees what comes out, once it is not locked any more. */
+static struct entry *take_out_locked(struct shard *sh, uint64_t h, uint64_t ns_id, const char *key) {
+  struct entry **at = find(sh, h, ns_id, key, strlen(key)), *e = *at;
+
+  if (e) {
+    *at = e->next;
+    sh->n--;
+  }
+  return e;
+}
+
+/* Under mtx. The key is not there. */
+static void put_in_locked(struct shard *sh, struct entry *e) {
+  if (sh->n >= sh->max)
+    evict_one(sh);
+  struct entry **head = &sh->bucket[e->hash & (sh->n_buckets - 1)];
+  e->next = *head;
+  *head = e;
+  sh->n++;
+}
+
+static void replace(struct service *s, const struct ns *ns, const char *key, const struct attr *a) {
+  uint64_t h = hash_of(ns->r.id, key, strlen(key));
+  struct shard *sh = shard_of(s, h);
+  struct entry *fresh = a ? entry_new(h, ns->r.id, key, a, 0, clock_mono_ns()) : NULL;
 
   pthread_mutex_lock(&sh->mtx);
-  struct entry **at = find(sh, h, ns->r.id, key, len), *old = *at;
-  if (old) {
-    *at = old->next;
-    sh->n--;
-  } else if (sh->n >= sh->max) {
-    evict_one(sh);
-  }
-  struct entry **head = &sh->bucket[(uint32_t)h & (sh->n_buckets - 1)];
-  fresh->next = *head;
-  *head = fresh;
-  sh->n++;
+  struct entry *old = take_out_locked(sh, h, ns->r.id, key);
+  sh->generation++;
+  if (fresh)
+    put_in_locked(sh, fresh);
   pthread_mutex_unlock(&sh->mtx);
   free(old);
 }
 
 void attr_learn(struct service *s, const struct ns *ns, const char *key, const struct attr *a) {
-  put(s, ns, key, a, 0);
+  replace(s, ns, key, a);
 }
 
-void attr_forget(struct service *s, const struct ns *ns, const char *key) {
-  size_t len = strlen(key);
-  uint64_t h = hash_of(ns->r.id, key, len);
-  struct shard *sh = &s->attrs->shard[(h >> 32) % SHARDS];
-
-  pthread_mutex_lock(&sh->mtx);
-  struct entry **at = find(sh, h, ns->r.id, key, len), *old = *at;
-  if (old) {
-    *at = old->next;
-    sh->n--;
-  }
-  pthread_mutex_unlock(&sh->mtx);
-  free(old);
-}
+void attr_forget(struct service *s, const struct ns *ns, const char *key) { replace(s, ns, key, NULL); }
 
 uint64_t attr_forget_matching(struct service *s, const struct ns *ns, const char *pattern) {
   uint64_t n = 0;
@@ -163,6 +179,7 @@ uint64_t attr_forget_matching(struct service *s, const struct ns *ns, const char
   for (unsigned i = 0; i < SHARDS; i++) {
     struct shard *sh = &s->attrs->shard[i];
     pthread_mutex_lock(&sh->mtx);
+    sh->generation++;
     for (unsigned b = 0; b < sh->n_buckets; b++)
       for (struct entry **p = &sh->bucket[b]; *p;) {
         char key[HASH_KEY_MAX + 1];
@@ -183,12 +200,13 @@ uint64_t attr_forget_matching(struct service *s, const struct ns *ns, const char
   return n;
 }
 
-/* What is known and still good for the question. True: *code and, if that is 0, *a are the answer. */
+/* What is known and still good for the question. True: *code and, if that is 0, *a are the answer. False: the origin
+ * must be asked, *generation says as of when. */
 static bool known(struct service *s, const struct ns *ns, const char *key, uint64_t etag, bool fresh, struct attr *a,
-                  int *code) {
+                  int *code, uint64_t *generation) {
   size_t len = strlen(key);
   uint64_t h = hash_of(ns->r.id, key, len);
-  struct shard *sh = &s->attrs->shard[(h >> 32) % SHARDS];
+  struct shard *sh = shard_of(s, h);
   bool good = false;
 
   pthread_mutex_lock(&sh->mtx);
@@ -205,17 +223,21 @@ static bool known(struct service *s, const struct ns *ns, const char *key, uint6
       *code = e->code;
     }
   }
+  *generation = sh->generation;
   pthread_mutex_unlock(&sh->mtx);
   return good;
 }
 
 int attr_known(struct service *s, const struct ns *ns, const char *key, uint64_t etag, struct attr *ret) {
+  uint64_t generation;
   int code;
 
   if (!ns_has_origin(ns))
     return attr_of_ram(s, ns, key, ret);
-  return known(s, ns, key, etag, false, ret, &code) ? code : -ENOENT;
+  return known(s, ns, key, etag, false, ret, &code, &generation) ? code : -ENOENT;
 }
+
+#define FLIGHT_HEAD 17u /* namespace id, generation, fresh; then the key */
 
 /* ---- asking the origin ------------------------------------------------------------------------------------------ */
 
@@ -224,29 +246,60 @@ struct stat_job {
   struct service *s;
   struct ns *ns; /* reference */
   struct flight *flight;
+  bool fresh;
   char key[];
 };
+
+/* The origin is about to be asked. Who wants to know what is true from now on (`fresh`) does not join this look-up: for
+ * that, too, the generation is raised. */
+static uint64_t ask_begins(struct shard *sh, bool fresh) {
+  pthread_mutex_lock(&sh->mtx);
+  sh->generation += fresh;
+  uint64_t generation = sh->generation;
+  pthread_mutex_unlock(&sh->mtx);
+  return generation;
+}
+
+static int ask(struct stat_job *j, struct attr *ret, struct err *e) {
+  char path[HASH_VERSION_MAX + HASH_KEY_MAX + 2];
+  struct origin_stat st;
+  struct origin *o;
+  int r = ns_origin(j->s, j->ns, &o, e);
+
+  if (r == 0) {
+    metric_add(j->s, M_origin_stats, 1);
+    r = origin_stat(o, ns_path(j->ns, j->key, path), &st, e);
+  }
+  if (r == 0)
+    *ret = (struct attr){.size = st.size, .mtime_ns = st.mtime_ns, .etag = st.etag, .directory = st.directory};
+  else
+    metric_add(j->s, M_origin_errors, 1);
+  return r;
+}
 
 static void stat_run(struct pool_job *job) {
   struct stat_job *j = (struct stat_job *)job;
   struct service *s = j->s;
-  struct origin *o;
-  struct origin_stat st;
+  uint64_t h = hash_of(j->ns->r.id, j->key, strlen(j->key));
+  struct shard *sh = shard_of(s, h);
   struct err e = {0};
   struct attr a = {0};
-  char path[HASH_VERSION_MAX + HASH_KEY_MAX + 2];
+  int r;
 
-  int r = ns_origin(s, j->ns, &o, &e);
-  if (r == 0) {
-    metric_add(s, M_origin_stats, 1);
-    r = origin_stat(o, ns_path(j->ns, j->key, path), &st, &e);
-  }
-  if (r == 0) {
-    a = (struct attr){.size = st.size, .mtime_ns = st.mtime_ns, .etag = st.etag, .directory = st.directory};
-    put(s, j->ns, j->key, &a, 0);
+  if (atomic_load(&s->stopping)) { /* nobody waits any more: the queue need not go through a slow origin */
+    r = err_set(&e, -ECANCELED, "peer is stopping");
   } else {
-    metric_add(s, M_origin_errors, 1);
-    put(s, j->ns, j->key, NULL, r);
+    uint64_t generation = ask_begins(sh, j->fresh);
+    int64_t asked_ns = clock_mono_ns();
+    r = ask(j, &a, &e);
+    struct entry *fresh = entry_new(h, j->ns->r.id, j->key, &a, r, asked_ns), *over = fresh;
+    pthread_mutex_lock(&sh->mtx);
+    if (fresh && sh->generation == generation) {
+      over = take_out_locked(sh, h, j->ns->r.id, j->key);
+      put_in_locked(sh, fresh);
+    }
+    pthread_mutex_unlock(&sh->mtx);
+    free(over);
   }
   flight_land(s->attr_flights, j->flight,
               &(struct flight_result){.code = r, .text = r ? e.text : "", .value = r ? NULL : &a});
@@ -294,8 +347,9 @@ int attr_of_ram(struct service *s, const struct ns *ns, const char *key, struct 
 
 void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, bool fresh, int64_t deadline_ns,
               attr_done_fn done, void *arg) {
-  uint8_t fkey[8 + HASH_KEY_MAX];
+  uint8_t fkey[FLIGHT_HEAD + HASH_KEY_MAX];
   size_t len = strlen(key);
+  uint64_t generation;
   struct flight *f;
   struct attr a;
   int code;
@@ -305,7 +359,7 @@ void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, 
     answer(done, arg, etag, code, code ? "no such value" : "", &a);
     return;
   }
-  if (known(s, ns, key, etag, fresh, &a, &code)) {
+  if (known(s, ns, key, etag, fresh, &a, &code, &generation)) {
     answer(done, arg, etag, code, code ? err_describe(code) : "", &a);
     return;
   }
@@ -320,13 +374,16 @@ void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, 
   *w = (struct attr_wait){
       .w = {.done = attr_landed, .deadline_ns = deadline_ns}, .etag = etag, .done = done, .arg = arg};
   put_le64(fkey, ns->r.id);
-  memcpy(fkey + 8, key, len);
-  if (!flight_join(s->attr_flights, fkey, 8 + len, hash_bytes128(fkey, 8 + len), &w->w, &f)) {
+  put_le64(fkey + 8, generation);
+  fkey[16] = fresh;
+  memcpy(fkey + FLIGHT_HEAD, key, len);
+  len += FLIGHT_HEAD;
+  if (!flight_join(s->attr_flights, fkey, len, hash_bytes128(fkey, len), &w->w, &f)) {
     free(j);
     return;
   }
-  *j = (struct stat_job){.job = {.fn = stat_run}, .s = s, .ns = ns_ref(ns), .flight = f};
-  memcpy(j->key, key, len + 1);
+  *j = (struct stat_job){.job = {.fn = stat_run}, .s = s, .ns = ns_ref(ns), .flight = f, .fresh = fresh};
+  memcpy(j->key, key, len - FLIGHT_HEAD + 1);
   int r = pool_submit(s->origin_pool, &j->job);
   if (r < 0) {
     metric_add(s, M_fill_refused, 1);

@@ -118,6 +118,8 @@ static int fake_stat(struct origin *o, const char *path, struct origin_stat *ret
     r = -ENOENT;
   f->count.errors += r < 0 && r != -ENOENT;
   pthread_mutex_unlock(&f->mtx);
+  int late = fault_step(&f->stat_late);
+  r = r ? r : late;
   return r < 0 ? err_set(e, r, "fake origin: stat %s: %s", path, err_describe(r)) : 0;
 }
 
@@ -260,6 +262,7 @@ static void fake_free(struct origin *o) {
   while (f->files)
     fake_origin_remove(f, f->files->path);
   fault_fini(&f->stat);
+  fault_fini(&f->stat_late);
   fault_fini(&f->read);
   fault_fini(&f->read_half);
   fault_fini(&f->list);
@@ -286,6 +289,7 @@ struct fake_origin *fake_origin_new(void) {
   f->base.ops = &fake_ops;
   pthread_mutex_init(&f->mtx, NULL);
   fault_init(&f->stat);
+  fault_init(&f->stat_late);
   fault_init(&f->read);
   fault_init(&f->read_half);
   fault_init(&f->list);
