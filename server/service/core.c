@@ -67,7 +67,7 @@ int service_new(struct service **ret, const struct service_conf *conf, struct er
   s->started_ns = clock_mono_ns();
   s->origin_fds.max = conf->origin_open_files;
   for (unsigned i = 0; i < PUT_LOCKS; i++)
-    pthread_mutex_init(&s->put_locks[i], NULL);
+    pthread_mutex_init(&s->put_locks[i].mtx, NULL);
   atomic_store(&s->error_ttl_ms, conf->error_ttl_ms);
   atomic_store(&s->peer_timeout_ms, conf->peer_timeout_ms);
   if ((r = copy_strings(s, conf)) < 0 || (r = flight_table_new(&s->block_flights)) < 0 ||
@@ -139,7 +139,7 @@ void service_free(struct service **sp) {
   for (unsigned i = 0; i < s->n_origin_roots; i++)
     free(s->origin_roots[i]);
   for (unsigned i = 0; i < PUT_LOCKS; i++)
-    pthread_mutex_destroy(&s->put_locks[i]);
+    pthread_mutex_destroy(&s->put_locks[i].mtx);
   free(s->origin_roots);
   free(s->state_dir);
   free(s->self);

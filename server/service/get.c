@@ -6,7 +6,8 @@
  *
  * A value that lives in RAM only and is not here may be with another candidate of its slot (it was put while we were
  * away): they are asked, with resident_only, before the answer is ENOENT. A dataset read that names no version and
- * meets a change begins anew, three times at most. */
+ * meets a change begins anew, three times at most. So does a read of a value in RAM that a put replaces: its blocks are
+ * gone as soon as the new ones are visible. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "server/service/internal.h"
 
 #define CHANGED_TRIES 3u
+#define REPLACED_TRIES 16u /* of values in RAM: nothing but the tier is asked */
 
 struct part {
   struct get_op *op;
@@ -135,6 +137,13 @@ static void parts_done(struct get_op *op) {
     get_local(op);
     return;
   }
+  if (e.code == -ENOENT && !ns_has_origin(op->ns)) {
+    if (++op->tries < REPLACED_TRIES) {
+      get_local(op);
+      return;
+    }
+    err_set(&e, -FB_ECHANGED, "value is replaced faster than it can be read");
+  }
   finish(op, e.code, e.text, NULL);
 }
 
@@ -231,6 +240,7 @@ static void forwarded(void *arg, int code, const char *text, const ProtobufCMess
   if (code < 0) {
     err_set(&op->last, code, "%s", text);
     /* Asking around for a RAM-only value: any answer but the value sends us on. */
+    op->cand.absent |= code == -ENOENT;
     if (retry_elsewhere(code) || op->cand.others_only)
       forward_next(op);
     else
@@ -263,10 +273,7 @@ static void forward_next(struct get_op *op) {
     get_local(op);
     return;
   case WALK_END:
-    if (op->cand.others_only)
-      finish(op, -ENOENT, "no such value", NULL);
-    else
-      finish(op, op->last.code ? op->last.code : -ETIMEDOUT, op->last.code ? op->last.text : "deadline passed", NULL);
+    finish(op, walk_verdict(&op->cand, &op->last), op->last.text, NULL);
     return;
   case WALK_PEER:
     break;

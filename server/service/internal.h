@@ -183,9 +183,11 @@ struct candidates {
   unsigned index[RING_RANKS];
   unsigned first; /* the slot's first owner, whether it can be reached or not */
   int self;
+  bool self_owns; /* we are one of them */
   /* the walk over them */
   unsigned next;
   bool self_tried, others_only;
+  bool absent; /* somebody who could hold a RAM-only value has said that it does not */
 };
 void candidates_init(struct candidates *c, struct service *s, struct hash128 h);
 void candidates_fini(struct candidates *c);
@@ -193,8 +195,10 @@ void candidates_fini(struct candidates *c);
  * candidate was ourselves, we are the last resort. */
 enum walk { WALK_END, WALK_SELF, WALK_PEER };
 enum walk walk_next(struct candidates *c, struct service *s, int64_t deadline_ns, struct peer **ret);
-/* Begins anew with the others only (asking around for a value that lives in RAM only). */
+/* Begins anew with the others only (asking around for a value that lives in RAM only, and that we do not have). */
 void walk_others(struct candidates *c);
+/* What a walk that found nobody has come to; `last` is the last failure that was met, if any. Returns last->code. */
+int walk_verdict(const struct candidates *c, struct err *last);
 /* When one attempt at another peer must have an answer. */
 int64_t attempt_deadline(struct service *s, int64_t deadline_ns);
 /* May a request that failed with `code` at one peer be tried at another? Unreachable or timed out, yes; not when busy:
@@ -207,7 +211,7 @@ void route_to_peer(struct ring *ring, const struct ns *ns, bool resident_only, s
 
 /* Calls `each` for every other member concurrently through peer_call with the same request, collecting who failed. */
 typedef void (*fanout_reply_fn)(void *arg, const char *peer, const ProtobufCMessage *reply); /* serialised */
-typedef void (*fanout_done_fn)(void *arg, const struct name_list *unreachable);
+typedef void (*fanout_done_fn)(void *arg, int code, const struct name_list *unreachable); /* 0, -ENOMEM: nobody asked */
 void fanout(struct service *s, const char *method, const ProtobufCMessage *request,
             const ProtobufCMessageDescriptor *reply_type, int64_t deadline_ns, fanout_reply_fn reply,
             fanout_done_fn done, void *arg);
@@ -215,6 +219,14 @@ void fanout(struct service *s, const char *method, const ProtobufCMessage *reque
 /* ---- the service (core.c) ---- */
 
 #define PUT_LOCKS 64u
+
+/* What orders the puts of a key: those of RAM-only values run one at a time under `mtx`. Those that an origin orders go
+ * on side by side, but only one that was alone knows that its own version is the current one. */
+struct put_lock {
+  pthread_mutex_t mtx; /* leaf but for the tier's */
+  uint64_t begun;      /* puts to the origin, under mtx */
+  unsigned going_on;   /* of these, now */
+};
 
 struct service {
   /* set by service_new, constant then */
@@ -251,7 +263,7 @@ struct service {
   _Atomic unsigned pull_turn;        /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];
 
-  pthread_mutex_t put_locks[PUT_LOCKS]; /* by key: one put of a RAM-only value at a time; leaf but for the tier's */
+  struct put_lock put_locks[PUT_LOCKS]; /* by key */
 };
 
 static inline void metric_add(struct service *s, enum metric m, uint64_t n) {

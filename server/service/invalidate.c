@@ -54,7 +54,9 @@ static void on_reply(void *arg, const char *peer, const ProtobufCMessage *reply)
   op->bytes += g->bytes;
 }
 
-static void on_all(void *arg, const struct name_list *unreachable) { finish(arg, 0, "", unreachable); }
+static void on_all(void *arg, int code, const struct name_list *unreachable) {
+  finish(arg, code, code ? "no memory to tell the other peers: try again" : "", unreachable);
+}
 
 static void found(void *arg, int code, const char *text, struct ns *ns) {
   struct invalidate_op *op = arg;

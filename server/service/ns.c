@@ -90,11 +90,12 @@ static void pull_all_reply(void *arg, const char *peer, const ProtobufCMessage *
   learn(((struct pull_all *)arg)->s, (const Forebay__V1__SyncCatalogReply *)reply);
 }
 
-static void pull_all_done(void *arg, const struct name_list *unreachable) {
+static void pull_all_done(void *arg, int code, const struct name_list *unreachable) {
   struct pull_all *p = arg;
 
   (void)unreachable;
-  atomic_store(&p->s->pulled_all_ns, clock_mono_ns());
+  if (code == 0)
+    atomic_store(&p->s->pulled_all_ns, clock_mono_ns());
   flight_land(p->s->attr_flights, p->flight, &(struct flight_result){.text = ""});
   free(p);
 }
@@ -223,7 +224,9 @@ static void told(void *arg, const char *peer, const ProtobufCMessage *reply) {
   ((struct ns_op *)arg)->bytes += ((const Forebay__V1__SyncCatalogReply *)reply)->freed_bytes;
 }
 
-static void told_all(void *arg, const struct name_list *unreachable) { finish(arg, 0, "", unreachable); }
+static void told_all(void *arg, int code, const struct name_list *unreachable) {
+  finish(arg, code, code ? "no memory to ask the other peers: try again" : "", unreachable);
+}
 
 static void tell_all(struct ns_op *op) {
   Forebay__V1__SyncCatalogRequest q;
@@ -351,7 +354,7 @@ static void change_forward(struct ns_op *op) {
     change_local(op);
     return;
   case WALK_END:
-    finish(op, op->last.code ? op->last.code : -ETIMEDOUT, op->last.code ? op->last.text : "deadline passed", NULL);
+    finish(op, walk_verdict(&op->cand, &op->last), op->last.text, NULL);
     return;
   case WALK_PEER:
     break;

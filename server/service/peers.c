@@ -92,6 +92,7 @@ void candidates_init(struct candidates *c, struct service *s, struct hash128 h) 
   n = ring_owners(c->ring, ring_slot(c->ring, h.hi), owners);
   c->first = owners[0];
   for (unsigned i = 0; i < n; i++) {
+    c->self_owns |= (int)owners[i] == c->self;
     struct peer *p = (int)owners[i] == c->self ? NULL : service_peer_of(s, c->ring, owners[i]);
     if (p && !peer_usable(p))
       later[n_later++] = owners[i];
@@ -133,6 +134,15 @@ enum walk walk_next(struct candidates *c, struct service *s, int64_t deadline_ns
 void walk_others(struct candidates *c) {
   c->next = 0;
   c->others_only = true;
+  c->absent = c->self_owns;
+}
+
+int walk_verdict(const struct candidates *c, struct err *last) {
+  if (c->next < c->n) /* the walk goes on as long as there is time */
+    return err_set(last, -ETIMEDOUT, "deadline passed");
+  if (c->others_only && (c->absent || !last->code))
+    return err_set(last, -ENOENT, "no such value");
+  return last->code ? last->code : err_set(last, -ETIMEDOUT, "deadline passed");
 }
 
 bool retry_elsewhere(int code) {
@@ -181,7 +191,7 @@ static void fanout_leave(struct fanout *f) {
   pthread_mutex_unlock(&f->mtx);
   if (!last)
     return;
-  f->done(f->arg, &(struct name_list){.n = f->n_failed, .v = f->failed});
+  f->done(f->arg, 0, &(struct name_list){.n = f->n_failed, .v = f->failed});
   ring_unref(&f->ring);
   pthread_mutex_destroy(&f->mtx);
   free(f->failed);
@@ -217,7 +227,7 @@ void fanout(struct service *s, const char *method, const ProtobufCMessage *reque
   if (!f || !f->failed) {
     free(f);
     ring_unref(&ring);
-    done(arg, &nobody);
+    done(arg, -ENOMEM, &nobody);
     return;
   }
   pthread_mutex_init(&f->mtx, NULL);
@@ -226,11 +236,12 @@ void fanout(struct service *s, const char *method, const ProtobufCMessage *reque
   f->done = done;
   f->arg = arg;
   f->pending = 1;
+  int self = ring_find(ring, s->self);
   for (unsigned i = 0; i < ring_size(ring); i++) {
-    struct peer *p = service_peer_of(s, ring, i);
-    if (!p)
+    if ((int)i == self)
       continue;
-    struct fanout_leg *leg = malloc(sizeof *leg);
+    struct peer *p = service_peer_of(s, ring, i);
+    struct fanout_leg *leg = p ? malloc(sizeof *leg) : NULL;
     pthread_mutex_lock(&f->mtx);
     f->pending++;
     pthread_mutex_unlock(&f->mtx);

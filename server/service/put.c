@@ -4,7 +4,10 @@
  *   ack=ram     the value is kept in RAM, never evicted, until it is dropped; no room means -ENOSPC and nothing stored
  *
  * A value becomes visible by one step (rename or link at the origin, the attribute block in RAM), after all its bytes
- * are in place, so a reader meets the old value, the new one, or none. Puts of one key on one peer are serialised. */
+ * are in place, so a reader meets the old value or the new one, whole. Puts of one key to RAM are serialised; those to
+ * the origin are ordered by the origin.
+ *
+ * Values in RAM are found at their slot's owners only, so only these take them: with all of them down a put fails. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +19,21 @@
 #include "server/service/internal.h"
 
 #define META_BYTES 24u /* le64 size, le64 etag, le64 mtime */
+#define NOT_DERIVED "namespace is a dataset, its files come from the origin: put into a derived namespace"
 
 int service_put_admit(struct service *s, const char *ns, const char *key, uint64_t size, struct err *e) {
-  int r = name_check_key(key, strlen(key), e);
   char name[NAME_OBJECT_MAX];
+  int r = name_check_ns(ns, e);
 
+  if (r == 0)
+    r = name_check_key(key, strlen(key), e);
   if (r < 0)
     return r;
+  struct ns *n = catalog_find(s->catalog, ns); /* what this peer has not heard of yet is for service_put to find */
+  bool dataset = n && n->r.kind != NS_DERIVED;
+  ns_unref(&n);
+  if (dataset)
+    return fail_object(e, -FB_ENOTDERIVED, ns, key, NOT_DERIVED);
   if (size > s->conf.put_max_value_bytes)
     return err_set(e, -FB_ETOOBIG, "%s: value of %llu bytes is over put.max_value_bytes = %llu",
                    name_object(name, ns, key), (unsigned long long)size,
@@ -84,8 +95,38 @@ static int stage(struct put_op *op, const struct attr *a, uint64_t index, unsign
   return r;
 }
 
+/* Blocks that were reserved after the namespace was dropped would stay for ever. True if it was. */
+static bool forget_if_dropped(struct put_op *op) {
+  if (catalog_lives(op->s->catalog, op->ns))
+    return false;
+  tier_drop(op->s->tier, op->ns->r.id, NULL, NULL, NULL);
+  return true;
+}
+
 static unsigned block_count(const struct ns *ns, uint64_t size) {
   return (unsigned)((size + ns->r.block_bytes - 1) / ns->r.block_bytes);
+}
+
+static struct put_lock *lock_of(struct put_op *op) {
+  return &op->s->put_locks[hash_bytes64(op->q.key, strlen(op->q.key)) % PUT_LOCKS];
+}
+
+/* The put's turn, or 0: others are going on. */
+static uint64_t origin_begins(struct put_lock *l) {
+  pthread_mutex_lock(&l->mtx);
+  l->begun++;
+  uint64_t turn = l->going_on++ == 0 ? l->begun : 0;
+  pthread_mutex_unlock(&l->mtx);
+  return turn;
+}
+
+/* True if no other put was going on at any time since. */
+static bool origin_ends(struct put_lock *l, uint64_t turn) {
+  pthread_mutex_lock(&l->mtx);
+  l->going_on--;
+  bool alone = turn == l->begun;
+  pthread_mutex_unlock(&l->mtx);
+  return alone;
 }
 
 static int put_origin(struct put_op *op, struct attr *ret, struct err *e) {
@@ -102,21 +143,29 @@ static int put_origin(struct put_op *op, struct attr *ret, struct err *e) {
     return err_set(e, -ENOMEM, "out of memory");
   for (uint32_t i = 0; i < v->n; i++)
     iov[i] = (struct iovec){.iov_base = (void *)v->segs[i].data, .iov_len = v->segs[i].len};
+  struct put_lock *lock = lock_of(op);
+  uint64_t turn = origin_begins(lock);
   r = origin_put(o, ns_path(op->ns, op->q.key, path), iov, v->n, op->q.overwrite, &st, e);
+  bool alone = origin_ends(lock, turn);
   free(iov);
   if (r < 0) {
+    attr_forget(op->s, op->ns, op->q.key); /* it may be there all the same: see origin_put */
     if (r != -EEXIST)
       metric_add(op->s, M_origin_errors, 1);
     return r;
   }
   *ret = (struct attr){.size = st.size, .mtime_ns = st.mtime_ns, .etag = st.etag};
-  attr_learn(op->s, op->ns, op->q.key, ret);
+  if (alone)
+    attr_learn(op->s, op->ns, op->q.key, ret);
+  else
+    attr_forget(op->s, op->ns, op->q.key);
   for (unsigned i = 0; i < block_count(op->ns, ret->size); i++) {
     struct tier_slot slot;
     if (stage(op, ret, i, 0, &slot) < 0)
       break; /* the origin has it: readers will fill */
     tier_commit(op->s->tier, &slot, crc32c(0, slot.data, slot.len), NULL);
   }
+  forget_if_dropped(op);
   return 0;
 }
 
@@ -130,6 +179,16 @@ static void remove_blocks(struct service *s, const struct ns *ns, const char *ke
   }
 }
 
+/* A value that cannot fit whatever is evicted is refused before it evicts anything. */
+static bool can_fit(struct put_op *op) {
+  struct tier_stats st;
+
+  if (op->q.value->len <= op->ns->r.block_bytes)
+    return true;
+  tier_stats(op->s->tier, &st);
+  return st.kept_bytes < st.max_bytes && op->q.value->len < st.max_bytes - st.kept_bytes;
+}
+
 /* Reserves and writes everything first, so that a lack of room leaves nothing behind. Under the key's lock. */
 static int put_ram_locked(struct put_op *op, const struct attr *a, const struct attr *old, struct err *e) {
   struct service *s = op->s;
@@ -137,7 +196,7 @@ static int put_ram_locked(struct put_op *op, const struct attr *a, const struct 
   struct tier_slot *slot = calloc(n + 1, sizeof *slot);
   uint8_t buf[TIER_KEY_MAX];
   struct block_id meta;
-  int r = 0;
+  int r = can_fit(op) ? 0 : -ENOSPC;
 
   if (!slot)
     return err_set(e, -ENOMEM, "out of memory");
@@ -155,7 +214,7 @@ static int put_ram_locked(struct put_op *op, const struct attr *a, const struct 
     for (; i <= n; i++)
       tier_abort(s->tier, &slot[i]);
     free(slot);
-    if (r < 0)
+    if (forget_if_dropped(op) || r < 0)
       return err_set(e, -FB_ENONS, "namespace was dropped meanwhile");
     if (old->etag)
       remove_blocks(s, op->ns, op->q.key, old->etag, block_count(op->ns, old->size));
@@ -172,7 +231,7 @@ static int put_ram_locked(struct put_op *op, const struct attr *a, const struct 
 
 static int put_ram(struct put_op *op, struct attr *ret, struct err *e) {
   struct service *s = op->s;
-  pthread_mutex_t *lock = &s->put_locks[hash_bytes64(op->q.key, strlen(op->q.key)) % PUT_LOCKS];
+  pthread_mutex_t *lock = &lock_of(op)->mtx;
   struct attr old = {0};
   int r;
 
@@ -239,11 +298,13 @@ static void put_forward(struct put_op *op) {
 
   switch (walk_next(&op->cand, op->s, op->q.deadline_ns, &p)) {
   case WALK_SELF:
-    put_local(op);
-    return;
+    if (op->cand.self_owns || ns_has_origin(op->ns)) {
+      put_local(op);
+      return;
+    }
+    /* fall through */
   case WALK_END:
-    finish(op, op->last.code ? op->last.code : -ETIMEDOUT, op->last.code ? op->last.text : "deadline passed", NULL, 0,
-           NULL);
+    finish(op, walk_verdict(&op->cand, &op->last), op->last.text, NULL, 0, NULL);
     return;
   case WALK_PEER:
     break;
@@ -271,8 +332,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
   }
   op->ns = ns_ref(ns);
   if (ns->r.kind != NS_DERIVED) {
-    finish(op, -FB_ENOTDERIVED, "namespace is a dataset, its files come from the origin: put into a derived namespace",
-           NULL, 0, NULL);
+    finish(op, -FB_ENOTDERIVED, NOT_DERIVED, NULL, 0, NULL);
   } else if (op->q.route.local) {
     put_local(op);
   } else {

@@ -77,6 +77,7 @@ static void forwarded(void *arg, int code, const char *text, const ProtobufCMess
   (void)payload;
   if (code < 0) {
     err_set(&op->last, code, "%s", text);
+    op->cand.absent |= code == -ENOENT;
     if (retry_elsewhere(code) || op->cand.others_only)
       stat_forward(op);
     else
@@ -98,11 +99,7 @@ static void stat_forward(struct stat_op *op) {
     stat_local(op);
     return;
   case WALK_END:
-    if (op->cand.others_only)
-      finish(op, -ENOENT, "no such value", NULL, NULL);
-    else
-      finish(op, op->last.code ? op->last.code : -ETIMEDOUT, op->last.code ? op->last.text : "deadline passed", NULL,
-             NULL);
+    finish(op, walk_verdict(&op->cand, &op->last), op->last.text, NULL, NULL);
     return;
   case WALK_PEER:
     break;

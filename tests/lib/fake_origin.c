@@ -245,6 +245,8 @@ static int fake_put(struct origin *o, const char *path, const struct iovec *iov,
   f->count.errors += r < 0 && r != -EEXIST;
   pthread_mutex_unlock(&f->mtx);
   free(data);
+  int late = fault_step(&f->put_late);
+  r = r ? r : late;
   return r < 0 ? err_set(e, r, "fake origin: put %s: %s", path, err_describe(r)) : 0;
 }
 
@@ -267,6 +269,7 @@ static void fake_free(struct origin *o) {
   fault_fini(&f->read_half);
   fault_fini(&f->list);
   fault_fini(&f->put);
+  fault_fini(&f->put_late);
   pthread_mutex_destroy(&f->mtx);
   free(f);
 }
@@ -294,5 +297,6 @@ struct fake_origin *fake_origin_new(void) {
   fault_init(&f->read_half);
   fault_init(&f->list);
   fault_init(&f->put);
+  fault_init(&f->put_late);
   return f;
 }

@@ -15,8 +15,8 @@ struct fake_origin {
   struct origin_stats count;
   /* Held and failed as the test says. read_half is passed in the middle of each read, after half of the bytes: what
    * changes the file while a call waits there makes that read end with -FB_ECHANGED. stat_late is passed when a stat
-   * has looked already: who waits there holds an answer that grows old. */
-  struct fault stat, stat_late, read, read_half, list, put;
+   * has looked already, put_late when a put has put: who waits there holds an answer that grows old. */
+  struct fault stat, stat_late, read, read_half, list, put, put_late;
 };
 
 struct fake_origin *fake_origin_new(void); /* free with origin_free on &f->base */
