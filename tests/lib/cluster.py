@@ -371,6 +371,7 @@ class Cluster:
         e = {k: v for k, v in os.environ.items() if not k.startswith("FOREBAY_")}
         e["FOREBAY_PEERS"] = self.addresses if peers is None else peers
         e.update(env or {})
+        e = {k: v for k, v in e.items() if v is not None}  # None: without that variable
         p = subprocess.Popen([os.path.join(BUILD, "forebay"), *map(str, args)], stdin=stdin, stdout=stdout, stderr=stderr,
                              env=e, preexec_fn=_die_with_parent)
         self._running_cli.append(p)

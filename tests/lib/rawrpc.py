@@ -8,13 +8,14 @@ can send what libforebay never would.
 Values: int (varint), str or bytes or a dict (length-delimited), Fixed64, Fixed32; a list repeats the field.
 """
 
+import json
 import os
 import queue
 import struct
+import subprocess
+import sys
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # the tests start processes all the time
-import grpc  # noqa: E402
-
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cluster as lib  # noqa: E402
 
 
@@ -77,25 +78,12 @@ def decode(data):
     return out
 
 
-class Begun:
-    """A stream that was begun and stays open: its call holds what the peer gave it until cancel()."""
-
-    def __init__(self, f, first):
-        self._more = queue.Queue()
-        self._more.put(first)
-        self._call = f.future(iter(self._more.get, None))
-
-    def cancel(self):
-        self._call.cancel()
-        self._more.put(None)
-
-
 class Reply:
     """status: gRPC's name ("OK", "NOT_FOUND"); code: forebay-code or 0; text; fields or, for streams, messages."""
 
     def __init__(self, status, code, text, messages):
         self.status, self.code, self.text = status, code, text
-        self.messages = [decode(m) for m in messages]
+        self.messages = [decode(bytes.fromhex(m)) for m in messages]
 
     @property
     def fields(self):
@@ -107,41 +95,84 @@ class Reply:
 
 
 class Raw:
+    """A client in a process of its own: gRPC's threads and a test that starts processes all the time do not get along."""
+
     def __init__(self, address):
-        self.channel = grpc.insecure_channel(address, options=[
-            ("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1),
-            ("grpc.use_local_subchannel_pool", 1)])
+        self._proc = subprocess.Popen([sys.executable, os.path.abspath(__file__), address], stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, preexec_fn=lib._die_with_parent)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.channel.close()
+        self._proc.communicate()
 
-    def begin(self, method, first):
-        """Sends the first message of a client stream, and no more."""
-        return Begun(self.channel.stream_unary("/forebay.v1." + method), encode(first))
+    def _ask(self, **task):
+        self._proc.stdin.write(json.dumps(task).encode() + b"\n")
+        self._proc.stdin.flush()
+        return json.loads(self._proc.stdout.readline())
 
     def call(self, method, *requests, replies="one", timeout_s=20):
         """method: "Cache/Get" of forebay.v1, or a full "/service/Method". Requests: dicts or raw bytes; several make a stream.
         replies: "one", or "stream"."""
-        path = method if method[0] == "/" else "/forebay.v1." + method
         packed = [r if isinstance(r, bytes) else encode(r) for r in requests]
         kind = ("unary" if len(packed) == 1 and method != "Cache/Put" else "stream") + "_" + (
             "unary" if replies == "one" else "stream")
-        f = getattr(self.channel, kind)(path)
-        request = packed[0] if kind.startswith("unary") else iter(packed)
-        messages = []
-        try:
-            if replies == "one":
-                message, call = f.with_call(request, timeout=timeout_s * lib.SLOWNESS)
-                messages = [message]
-            else:
-                call = f(request, timeout=timeout_s * lib.SLOWNESS)
-                for message in call:
-                    messages.append(message)
-            error = call
-        except grpc.RpcError as e:
-            error = e
-        metadata = dict(error.trailing_metadata() or ())
-        return Reply(error.code().name, int(metadata.get("forebay-code", 0)), error.details(), messages)
+        return Reply(**self._ask(do="call", path=method if method[0] == "/" else "/forebay.v1." + method, kind=kind,
+                                 requests=[p.hex() for p in packed], timeout_s=timeout_s * lib.SLOWNESS))
+
+    def begin(self, method, first):
+        """Sends the first message of a client stream and leaves it so, until cancel_all()."""
+        self._ask(do="begin", path="/forebay.v1." + method, first=encode(first).hex())
+
+    def cancel_all(self):
+        self._ask(do="cancel")
+
+
+# ---- the process ------------------------------------------------------------------------------------------------------
+
+
+def _call(channel, grpc, task):
+    f = getattr(channel, task["kind"])(task["path"])
+    packed = [bytes.fromhex(r) for r in task["requests"]]
+    request = packed[0] if task["kind"].startswith("unary") else iter(packed)
+    messages = []
+    try:
+        if task["kind"].endswith("unary"):
+            message, end = f.with_call(request, timeout=task["timeout_s"])
+            messages.append(message)
+        else:
+            end = f(request, timeout=task["timeout_s"])
+            for message in end:
+                messages.append(message)
+    except grpc.RpcError as e:
+        end = e
+    metadata = dict(end.trailing_metadata() or ())
+    return {"status": end.code().name, "code": int(metadata.get("forebay-code", 0)), "text": end.details(),
+            "messages": [m.hex() for m in messages]}
+
+
+def _serve(address):
+    import grpc
+    channel = grpc.insecure_channel(address, options=[
+        ("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)])
+    open_calls = []
+    for line in sys.stdin:
+        task, answer = json.loads(line), {}
+        if task["do"] == "call":
+            answer = _call(channel, grpc, task)
+        elif task["do"] == "begin":
+            more = queue.Queue()
+            more.put(bytes.fromhex(task["first"]))
+            open_calls.append((channel.stream_unary(task["path"]).future(iter(more.get, None)), more))
+        else:
+            for call, more in open_calls:
+                call.cancel()
+                more.put(None)
+            open_calls.clear()
+        print(json.dumps(answer), flush=True)
+    channel.close()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

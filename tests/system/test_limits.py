@@ -157,7 +157,8 @@ def test_puts_in_flight_are_bounded(make_cluster, origin):
     c = make_cluster(1, put={"max_value_bytes": limit, "max_inflight_bytes": 2 * limit})
     with Client(c.addresses) as client, Raw(c.peers[0].address) as raw:
         client.ns_create("values", kind=DERIVED)
-        stalled = [raw.begin("Cache/Put", {1: "values", 2: "s%d" % i, 3: limit}) for i in range(2)]
+        for i in range(2):
+            raw.begin("Cache/Put", {1: "values", 2: "s%d" % i, 3: limit})
         value = bytes(limit)
 
         def refused():
@@ -170,8 +171,7 @@ def test_puts_in_flight_are_bounded(make_cluster, origin):
                 return True
 
         lib.wait_until(refused, 10, "the budget is used up")
-        for s in stalled:
-            s.cancel()
+        raw.cancel_all()
         client.put("values", "k", value, overwrite=True)
         assert client.get("values", "k") == value
 
