@@ -303,8 +303,8 @@ void block_get(struct service *s, struct ns *ns, const char *key, const struct a
   block_id_make(&id, buf, ns, key, a->etag, index);
   if (hit(s, &id, done, arg))
     return;
-  if (!ns_has_origin(ns)) {
-    done(arg, -ENOENT, "value is gone", NULL);
+  if (!ns_has_origin(ns)) { /* dropped, or overwritten since the attributes were read: asking anew will tell */
+    done(arg, -FB_ECHANGED, "another version is current now", NULL);
     return;
   }
   struct block_wait *w = malloc(sizeof *w);
