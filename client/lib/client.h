@@ -101,8 +101,8 @@ struct call {
 enum { CALL_NS = 1, CALL_KEY = 2, CALL_RECORD = 4 }; /* check ns; check key; load the namespace's record in call_run */
 
 int call_begin(struct call *k, fb_client *c, unsigned what, const char *ns, const char *key);
-/* Runs `once`; again with a new ring after -FB_ERING (a few times: peers take it over one by one), and with a new record
- * of the namespace after -FB_ENONS. */
+/* Runs `once`; again with a new ring after -FB_ERING (a few times: peers take it over one by one), and with a new
+ * record of the namespace after -FB_ENONS. */
 int call_run(struct call *k, int (*once)(struct call *k, void *arg), void *arg);
 /* Releases what the call holds, counts and tells its failure, returns r. */
 ssize_t call_end(struct call *k, ssize_t r, struct fb_error *err);

@@ -236,11 +236,11 @@ struct service {
   struct member *member;
   struct tier *tier;
   struct rpc_loop *loop;
-  struct service_conf conf; /* scalars only are read; reloadable ones through the atomics below */
+  struct service_conf conf;     /* scalars only are read; reloadable ones through the atomics below */
   struct origin_fds origin_fds; /* files that all origins keep open together */
-  struct pool *origin_pool; /* blocking origin I/O: fills and attributes */
-  struct pool *scan_pool;   /* listings: long, and slowed by who reads them */
-  struct pool *put_pool;    /* puts: copies, fsyncs */
+  struct pool *origin_pool;     /* blocking origin I/O: fills and attributes */
+  struct pool *scan_pool;       /* listings: long, and slowed by who reads them */
+  struct pool *put_pool;        /* puts: copies, fsyncs */
   struct catalog *catalog;
   struct attr_table *attrs;
   struct flight_table *block_flights, *attr_flights;
