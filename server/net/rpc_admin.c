@@ -84,7 +84,8 @@ static void list_all(void *arg, const struct ns_record *records, unsigned n) {
 
 static void serve_list_ns(struct face *f, struct rpc_session *s, ProtobufCMessage **request) {
   (void)request; /* it has no fields */
-  service_ns_list(f->service, false, list_all, s);
+  if (service_ns_list(f->service, false, list_all, s) < 0)
+    face_refuse(s, NS_PATH "List", -ENOMEM, NULL);
 }
 
 static void show_done(void *arg, int code, const char *text, const struct ns_record *ns, uint64_t bytes,

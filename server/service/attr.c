@@ -387,9 +387,9 @@ void attr_get(struct service *s, struct ns *ns, const char *key, uint64_t etag, 
   int r = pool_submit(s->origin_pool, &j->job);
   if (r < 0) {
     metric_add(s, M_fill_refused, 1);
-    flight_land(s->attr_flights, f,
-                &(struct flight_result){.code = r, .text = "too many origin requests wait (origin.queue): try again"});
     ns_unref(&j->ns);
     free(j);
+    flight_land(s->attr_flights, f,
+                &(struct flight_result){.code = r, .text = "too many origin requests wait (origin.queue): try again"});
   }
 }

@@ -286,11 +286,11 @@ static void lead(struct service *s, struct ns *ns, const char *key, const struct
   }
   if (r < 0) {
     metric_add(s, M_fill_refused, 1);
-    flight_land(s->block_flights, f,
-                &(struct flight_result){.code = r, .text = "too many fills wait (origin.queue): try again"});
     if (j)
       ns_unref(&j->ns);
     free(j);
+    flight_land(s->block_flights, f,
+                &(struct flight_result){.code = r, .text = "too many fills wait (origin.queue): try again"});
   }
 }
 

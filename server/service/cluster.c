@@ -73,6 +73,7 @@ static void located(void *arg, int code, const char *text, struct ns *ns) {
   r.n = ring_owners(ring, r.slot, owners);
   for (unsigned i = 0; i < r.n; i++)
     r.owners[i] = ring_member(ring, owners[i])->name;
+  ns_unref(&ns);
   op->done(op->arg, 0, "", &r);
   ring_unref(&ring);
   free(op);

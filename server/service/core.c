@@ -33,7 +33,7 @@ static void *ticker_main(void *arg) {
     unsigned n = flight_expire(s->block_flights, late) + flight_expire(s->attr_flights, late);
     if (n)
       metric_add(s, M_expired, n);
-    catalog_save(s->catalog, NULL); /* what other peers told us; a failure is tried again at the next tick */
+    catalog_tend(s->catalog, now);
     if (now >= next_sync) {
       catalog_pull(s, now);
       next_sync = now + (int64_t)s->conf.catalog_sync_ms * NS_PER_MS;
@@ -77,7 +77,8 @@ int service_new(struct service **ret, const struct service_conf *conf, struct er
     err_set(e, r, "out of memory");
   else if ((r = pool_new(&s->origin_pool, conf->origin_threads, conf->origin_queue, "fb-origin", e)) == 0 &&
            (r = pool_new(&s->scan_pool, SCAN_THREADS, SCAN_QUEUE, "fb-scan", e)) == 0 &&
-           (r = pool_new(&s->put_pool, PUT_THREADS, PUT_QUEUE, "fb-put", e)) == 0)
+           (r = pool_new(&s->put_pool, PUT_THREADS, PUT_QUEUE, "fb-put", e)) == 0 &&
+           (r = pool_new(&s->save_pool, 1, 1, "fb-save", e)) == 0)
     r = catalog_new(&s->catalog, s, s->state_dir, e);
   if (r < 0) {
     service_free(&s);
@@ -112,7 +113,8 @@ bool service_stop(struct service *s, int64_t deadline_ns) {
     left = prestage_runs_stop(s->runs);
     flight_expire(s->block_flights, INT64_MAX);
     flight_expire(s->attr_flights, INT64_MAX);
-    left += flight_count(s->block_flights) + flight_count(s->attr_flights) + atomic_load(&s->pulling);
+    left += flight_count(s->block_flights) + flight_count(s->attr_flights) + atomic_load(&s->pulling) +
+            catalog_saving(s->catalog);
     if (left == 0)
       return true;
     struct timespec pause = clock_timespec(2 * NS_PER_MS);
@@ -126,6 +128,7 @@ void service_free(struct service **sp) {
 
   if (!s)
     return;
+  pool_free(&s->save_pool);
   pool_free(&s->put_pool);
   pool_free(&s->scan_pool);
   pool_free(&s->origin_pool);

@@ -65,6 +65,7 @@ static void finish(struct get_op *op, int code, const char *text, const struct g
   struct err e;
 
   metric_add(s, M_get_requests, 1);
+  ns_unref(&op->ns);
   if (code < 0) {
     metric_add(s, M_get_errors, 1);
     fail_object(&e, code, op->q.ns, op->q.key, text);
@@ -308,12 +309,13 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     finish(op, code, text, NULL);
     return;
   }
-  op->ns = ns_ref(ns);
+  op->ns = ns;
   if (q->route.local || q->route.resident_only) {
     get_local(op);
     return;
   }
   if (!ns_whole(ns) && q->length && chunk_of(q->offset) != chunk_of(q->offset + q->length - 1)) {
+    ns_unref(&op->ns);
     get_split(op->s, q, op->done, op->arg);
     op_free(op);
     return;

@@ -62,19 +62,26 @@ void catalog_free(struct catalog **c);
 int catalog_load(struct catalog *c, struct err *e);
 /* A reference to the live namespace, or NULL. */
 struct ns *catalog_find(struct catalog *c, const char *name);
-/* Takes each record that is newer (revision, then id) than what is there; the ticker saves soon. A namespace that a
- * tombstone or another id replaces loses its blocks: freed bytes are added to *freed (may be NULL). */
+/* Takes each record that is newer (revision, then id) than what is there; it is saved soon. A namespace that a
+ * tombstone or another id replaces loses its blocks: freed bytes are added to *freed (may be NULL). A record that is
+ * refused does not keep the others out: the first refusal's code is returned in the end. */
 int catalog_apply(struct catalog *c, const struct ns_record *records, unsigned n, uint64_t *freed, struct err *e);
 /* False once the namespace was dropped or made anew: nothing may be kept under its id any more. Whoever puts a block
  * into the tier asks after the commit, and takes it out again: the drop has passed by then. */
 bool catalog_lives(struct catalog *c, const struct ns *n);
-/* Calls f with a snapshot of all records. */
-void catalog_all(struct catalog *c, bool tombstones, ns_list_fn f, void *arg);
+/* The ticker's part: has what other peers told saved, by save_pool. */
+void catalog_tend(struct catalog *c, int64_t now_ns);
+bool catalog_saving(struct catalog *c);
+/* Calls f with a snapshot of all records; -ENOMEM: not called. */
+int catalog_all(struct catalog *c, bool tombstones, ns_list_fn f, void *arg);
 
 /* 0, or -FB_ERING with both hashes when `theirs` is not 0 and not our ring's. */
 int ring_check(struct service *s, uint64_t theirs, struct err *e);
 /* Finds a namespace, asking the other peers' catalogs (at most once a second) before it says -FB_ENONS. Also checks
- * route->ns_id and route->ring_hash. `found` gets a borrowed ns (ref it). May run at once. */
+ * route->ns_id and route->ring_hash. `found` gets a reference to keep. May run at once.
+ *
+ * An operation lets go of its namespace before it answers: the answer may be the last that the service waits for, and
+ * the namespace's origin counts its files in the service. */
 typedef void (*ns_found_fn)(void *arg, int code, const char *text, struct ns *ns);
 void ns_find(struct service *s, const char *name, const struct route *route, ns_found_fn found, void *arg);
 
@@ -241,6 +248,7 @@ struct service {
   struct pool *origin_pool;     /* blocking origin I/O: fills and attributes */
   struct pool *scan_pool;       /* listings: long, and slowed by who reads them */
   struct pool *put_pool;        /* puts: copies, fsyncs */
+  struct pool *save_pool;       /* the catalog, when other peers changed it */
   struct catalog *catalog;
   struct attr_table *attrs;
   struct flight_table *block_flights, *attr_flights;
@@ -258,7 +266,7 @@ struct service {
   _Atomic uint64_t put_inflight_bytes;
   _Atomic uint64_t put_sequence;
   _Atomic int64_t pulled_all_ns; /* when all the others' catalogs were last asked for */
-  _Atomic int64_t ring_warn_again_ns;
+  _Atomic int64_t ring_warn_again_ns, record_warn_again_ns;
   _Atomic int64_t drain_deadline_ns; /* with `draining` */
   _Atomic unsigned pull_turn;        /* whom the ticker asks next */
   _Atomic uint64_t metrics[M_COUNT];

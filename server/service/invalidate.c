@@ -72,6 +72,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
   op->blocks = blocks;
   metric_add(s, M_invalidated_blocks, blocks);
   if (op->q.route.local) {
+    ns_unref(&ns);
     finish(op, 0, "", NULL);
     return;
   }
@@ -80,6 +81,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
   struct ring *ring = service_ring(s);
   route_to_peer(ring, ns, false, &route);
   ring_unref(&ring);
+  ns_unref(&ns);
   q.ns = (char *)op->q.ns;
   q.pattern = (char *)op->q.pattern;
   q.route = &route;

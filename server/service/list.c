@@ -38,10 +38,10 @@ static void finish(struct list_op *op, int code, const char *text) {
 
   if (code < 0)
     fail_object(&e, code, op->q.ns, *op->q.prefix ? op->q.prefix : NULL, text);
+  ns_unref(&op->ns);
   op->done(op->arg, code, code < 0 ? e.text : "");
   for (unsigned i = 0; i < op->n; i++)
     free((char *)op->entry[i].key);
-  ns_unref(&op->ns);
   pthread_cond_destroy(&op->cond);
   pthread_mutex_destroy(&op->mtx);
   free(op);
@@ -294,7 +294,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     finish(op, code, text);
     return;
   }
-  op->ns = ns_ref(ns);
+  op->ns = ns;
   op->job.fn = list_run;
   int r = pool_submit(op->s->scan_pool, &op->job);
   if (r < 0)

@@ -1,199 +1,25 @@
-/* ns.c - the operations on namespaces, and finding one for every other operation.
+/* ns.c - the operations on namespaces.
  *
- * A name that this peer does not know may be news: the others are asked, all at once, before the answer is FB_ENONS, at
- * most once a second. Creates and drops are made by the owner of the name's slot, saved there, then told to everybody;
- * who is away learns it when it asks (catalog_pull: every peer asks another one every catalog.sync_ms). */
-#include <assert.h>
+ * Creates and drops are made by the owner of the name's slot, saved there, then told to everybody; who is away learns
+ * it when it asks (ns_find.c). */
 #include <errno.h>
-#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/bytes.h"
-#include "common/log.h"
 #include "common/names.h"
 #include "forebay/v1/admin.pb-c.h"
 #include "server/service/catalog.h"
-#include "server/service/parts.h"
-
-#define PULL_PAUSE_NS NS_PER_S
-#define RING_WARN_NS (60 * NS_PER_S) /* between two log lines about a ring that differs */
-#define SYNC_METHOD "/forebay.v1.Namespaces/SyncCatalog"
 
 static const struct name_list nobody = {0};
-
-/* ---- learning from the others ----------------------------------------------------------------------------------- */
-
-static void learn(struct service *s, const Forebay__V1__SyncCatalogReply *g) {
-  struct ns_record *r = ns_records_from_pb(g->records, g->n_records);
-
-  if (r && g->n_records <= NS_MAX)
-    catalog_apply(s->catalog, r, (unsigned)g->n_records, NULL, NULL);
-  free(r);
-}
-
-static void ask_init(struct service *s, Forebay__V1__SyncCatalogRequest *q) {
-  struct ring *ring = service_ring(s);
-
-  forebay__v1__sync_catalog_request__init(q);
-  q->ring_hash = ring_hash(ring).hi;
-  ring_unref(&ring);
-}
-
-static void pulled(void *arg, int code, const char *text, const ProtobufCMessage *reply, struct blob *payload) {
-  struct service *s = arg;
-
-  (void)payload;
-  if (code == 0)
-    learn(s, (const Forebay__V1__SyncCatalogReply *)reply);
-  else if (code == -FB_ERING && clock_mono_ns() >= atomic_load(&s->ring_warn_again_ns)) {
-    atomic_store(&s->ring_warn_again_ns, clock_mono_ns() + RING_WARN_NS);
-    log_event(LOG_ERROR, "another peer has a different ring and refuses us", LOGF_S("error", text));
-  }
-  atomic_store(&s->pulling, false);
-}
-
-void catalog_pull(struct service *s, int64_t now_ns) {
-  Forebay__V1__SyncCatalogRequest q;
-  struct ring *ring = service_ring(s);
-  unsigned n = ring_size(ring);
-  struct peer *p = NULL;
-
-  (void)now_ns;
-  if (n > 1 && !atomic_exchange(&s->pulling, true)) {
-    for (unsigned i = 0; i < n && !p; i++)
-      p = service_peer_of(s, ring, atomic_fetch_add(&s->pull_turn, 1) % n);
-    if (p) {
-      ask_init(s, &q);
-      struct peer_call_args a = {.method = SYNC_METHOD,
-                                 .request = &q.base,
-                                 .reply_type = &forebay__v1__sync_catalog_reply__descriptor,
-                                 .deadline_ns = attempt_deadline(s, DEADLINE_NONE)};
-      metric_add(s, M_catalog_pulls, 1);
-      struct rpc_call *call = peer_call(p, &a, pulled, s);
-      rpc_call_unref(&call);
-    } else {
-      atomic_store(&s->pulling, false);
-    }
-    peer_unref(&p);
-  }
-  ring_unref(&ring);
-}
-
-struct pull_all {
-  struct service *s;
-  struct flight *flight;
-};
-
-static void pull_all_reply(void *arg, const char *peer, const ProtobufCMessage *reply) {
-  (void)peer;
-  learn(((struct pull_all *)arg)->s, (const Forebay__V1__SyncCatalogReply *)reply);
-}
-
-static void pull_all_done(void *arg, int code, const struct name_list *unreachable) {
-  struct pull_all *p = arg;
-
-  (void)unreachable;
-  if (code == 0)
-    atomic_store(&p->s->pulled_all_ns, clock_mono_ns());
-  flight_land(p->s->attr_flights, p->flight, &(struct flight_result){.text = ""});
-  free(p);
-}
-
-/* ---- finding ---------------------------------------------------------------------------------------------------- */
-
-struct find_wait {
-  struct flight_waiter w; /* first */
-  struct service *s;
-  struct route route;
-  ns_found_fn found;
-  void *arg;
-  char name[NAME_NS_MAX + 1];
-};
-
-static void conclude(struct service *s, const char *name, const struct route *route, struct ns *ns, ns_found_fn found,
-                     void *arg) {
-  struct err e;
-
-  (void)s;
-  if (!ns) {
-    err_set(&e, -FB_ENONS, "no such namespace: create it with `forebay ns create %s`, or see `forebay ns list`", name);
-    found(arg, e.code, e.text, NULL);
-  } else if (route->ns_id && route->ns_id != ns->r.id) {
-    found(arg, -FB_ENONS, "the namespace was dropped and made again: look it up anew", NULL);
-  } else {
-    found(arg, 0, "", ns);
-  }
-}
-
-static void find_again(struct flight_waiter *w, const struct flight_result *r) {
-  struct find_wait *fw = (struct find_wait *)w;
-  struct ns *ns = catalog_find(fw->s->catalog, fw->name);
-
-  (void)r;
-  conclude(fw->s, fw->name, &fw->route, ns, fw->found, fw->arg);
-  ns_unref(&ns);
-  free(fw);
-}
-
-int ring_check(struct service *s, uint64_t theirs, struct err *e) {
-  struct ring *ring = service_ring(s);
-  uint64_t ours = ring_hash(ring).hi;
-  uint64_t epoch = ring_epoch(ring);
-
-  ring_unref(&ring);
-  if (!theirs || theirs == ours)
-    return 0;
-  metric_add(s, M_ring_refused, 1);
-  return err_set(e, -FB_ERING,
-                 "ring %016" PRIx64 " of the caller is not ring %016" PRIx64 " of peer %s (epoch %" PRIu64
-                 "): give all peers the same cluster.members and cluster.slots",
-                 theirs, ours, s->self, epoch);
-}
-
-void ns_find(struct service *s, const char *name, const struct route *route, ns_found_fn found, void *arg) {
-  static const char key[] = "pull"; /* shorter than any attribute's flight key */
-  struct err e = {0};
-  struct flight *f;
-
-  if (ring_check(s, route->ring_hash, &e) < 0 || name_check_ns(name, &e) < 0) {
-    found(arg, e.code, e.text, NULL);
-    return;
-  }
-  struct ns *ns = catalog_find(s->catalog, name);
-  bool asked = atomic_load(&s->pulled_all_ns) && clock_mono_ns() - atomic_load(&s->pulled_all_ns) < PULL_PAUSE_NS;
-  struct find_wait *w = ns || asked ? NULL : malloc(sizeof *w);
-  if (!w) {
-    conclude(s, name, route, ns, found, arg);
-    ns_unref(&ns);
-    return;
-  }
-  *w = (struct find_wait){.w = {.done = find_again, .deadline_ns = attempt_deadline(s, DEADLINE_NONE)},
-                          .s = s,
-                          .route = *route,
-                          .found = found,
-                          .arg = arg};
-  snprintf(w->name, sizeof w->name, "%s", name);
-  if (!flight_join(s->attr_flights, key, sizeof key, hash_bytes128(key, sizeof key), &w->w, &f))
-    return;
-  struct pull_all *p = malloc(sizeof *p);
-  if (!p) {
-    flight_land(s->attr_flights, f, &(struct flight_result){.code = -ENOMEM, .text = "out of memory"});
-    return;
-  }
-  *p = (struct pull_all){.s = s, .flight = f};
-  Forebay__V1__SyncCatalogRequest q;
-  ask_init(s, &q);
-  fanout(s, SYNC_METHOD, &q.base, &forebay__v1__sync_catalog_reply__descriptor, DEADLINE_NONE, pull_all_reply,
-         pull_all_done, p);
-}
 
 /* ---- create and drop -------------------------------------------------------------------------------------------- */
 
 struct ns_op {
   struct pool_job job; /* first */
   struct service *s;
-  struct ns *ns; /* the record in work (create: ours alone; drop, show: the live one); reference */
+  struct ns *ns; /* the record in work, ours alone: it never has an origin, and so outlives the service */
   struct route route;
   int64_t deadline_ns;
   ns_done_fn done;
@@ -203,12 +29,13 @@ struct ns_op {
   struct candidates cand;
   bool cand_valid;
   struct err last;
+  char name[NAME_NS_MAX + 1]; /* for texts, so a longer one may be cut */
 };
 
 static void finish(struct ns_op *op, int code, const char *text, const struct name_list *unreachable) {
   if (code < 0) {
     struct err e;
-    fail_object(&e, code, op->ns->r.name, NULL, text);
+    fail_object(&e, code, op->name, NULL, text);
     op->done(op->arg, code, e.text, NULL, 0, 0, &nobody);
   } else {
     op->done(op->arg, 0, "", &op->ns->r, op->bytes, op->blocks, unreachable);
@@ -236,7 +63,7 @@ static void tell_all(struct ns_op *op) {
     finish(op, 0, "", &nobody); /* done here; the others will ask */
     return;
   }
-  ask_init(op->s, &q);
+  catalog_ask_init(op->s, &q);
   q.records = pb;
   q.n_records = 1;
   fanout(op->s, SYNC_METHOD, &q.base, &forebay__v1__sync_catalog_reply__descriptor, op->deadline_ns, told, told_all,
@@ -248,17 +75,35 @@ static uint64_t next_revision(struct service *s, const char *name) {
   return max_u64((uint64_t)clock_wall_ns(), catalog_revision(s->catalog, name) + 1);
 }
 
+/* Whether the origin can be opened, told to who creates and not to the first reader. */
+static int try_origin(struct service *s, const struct ns *ns, struct err *e) {
+  struct origin *o;
+
+  if (!ns_has_origin(ns))
+    return 0;
+  struct ns *probe = ns_make(&ns->r);
+  int r = probe ? ns_origin(s, probe, &o, e) : err_set(e, -ENOMEM, "out of memory");
+  ns_unref(&probe);
+  return r;
+}
+
+/* The same on two sides of a split is another: two creates with one revision must not have one id. */
+static uint64_t make_id(const struct service *s, const struct ns_record *r) {
+  return hash_mix64(hash_bytes64(r->name, strlen(r->name)) ^ r->revision ^
+                    hash_mix64(hash_bytes64(s->self, strlen(s->self)))) |
+         1;
+}
+
 static int create_here(struct ns_op *op, struct err *e) {
   struct service *s = op->s;
   struct ns_record *r = &op->ns->r;
-  struct origin *o;
-  int rc;
+  int rc = try_origin(s, op->ns, e);
 
-  if (ns_has_origin(op->ns) && (rc = ns_origin(s, op->ns, &o, e)) < 0)
+  if (rc < 0)
     return rc;
   r->created_ns = clock_wall_ns();
   r->revision = next_revision(s, r->name);
-  r->id = hash_mix64(hash_bytes64(r->name, strlen(r->name)) ^ r->revision) | 1;
+  r->id = make_id(s, r);
   if ((rc = catalog_create(s->catalog, r, e)) < 0)
     return rc;
   if ((rc = catalog_save(s->catalog, e)) < 0) {
@@ -278,11 +123,16 @@ static int drop_here(struct ns_op *op, struct err *e) {
 
   r.dropped = true;
   r.revision = next_revision(s, r.name);
-  if ((rc = catalog_apply(s->catalog, &r, 1, &op->bytes, e)) < 0 || (rc = catalog_save(s->catalog, e)) < 0)
-    return rc;
   struct ns *tomb = ns_make(&r);
   if (!tomb)
     return err_set(e, -ENOMEM, "out of memory");
+  rc = catalog_drop(s->catalog, &r, &op->bytes, e);
+  if (rc == 0 && (rc = catalog_save(s->catalog, e)) < 0)
+    err_prefix(e, "it is dropped here and will be elsewhere, but a restart may bring it back");
+  if (rc < 0) {
+    ns_unref(&tomb);
+    return rc;
+  }
   ns_unref(&op->ns);
   op->ns = tomb;
   return 0;
@@ -392,14 +242,16 @@ static void change(struct ns_op *op) {
   change_forward(op);
 }
 
-static struct ns_op *op_new(struct service *s, const struct route *route, int64_t deadline_ns, ns_done_fn done,
-                            void *arg) {
+static struct ns_op *op_new(struct service *s, const char *name, const struct route *route, int64_t deadline_ns,
+                            ns_done_fn done, void *arg) {
   struct ns_op *op = calloc(1, sizeof *op);
 
   if (!op)
     done(arg, -ENOMEM, "out of memory", NULL, 0, 0, &nobody);
   else
     *op = (struct ns_op){.s = s, .route = *route, .deadline_ns = deadline_ns, .done = done, .arg = arg};
+  if (op)
+    snprintf(op->name, sizeof op->name, "%s", name);
   return op;
 }
 
@@ -407,7 +259,7 @@ static struct ns_op *op_new(struct service *s, const struct route *route, int64_
 static void create_found(void *arg, int code, const char *text, struct ns *ns) {
   struct ns_op *op = arg;
 
-  (void)ns;
+  ns_unref(&ns);
   if (code == 0)
     finish(op, -FB_ENSEXISTS, "namespace exists already: drop it first, or choose another name", NULL);
   else if (code == -FB_ENONS)
@@ -433,32 +285,34 @@ void service_ns_create(struct service *s, const struct ns_record *want, const st
     done(arg, e.code, e.text, NULL, 0, 0, &nobody);
     return;
   }
-  if (!(op = op_new(s, route, deadline_ns, done, arg)))
+  if (!(op = op_new(s, r.name, route, deadline_ns, done, arg)))
     return;
   if (!(op->ns = ns_make(&r))) {
-    free(op);
-    done(arg, -ENOMEM, "out of memory", NULL, 0, 0, &nobody);
+    finish(op, -ENOMEM, "out of memory", NULL);
     return;
   }
   struct route any = {.ring_hash = route->ring_hash};
   ns_find(s, op->ns->r.name, &any, create_found, op);
 }
 
-static void drop_found(void *arg, int code, const char *text, struct ns *ns) {
-  struct ns_op *op = arg;
+/* Takes a copy of what was found. False: the operation is over. */
+static bool take_found(struct ns_op *op, int code, const char *text, struct ns *ns) {
+  op->ns = code == 0 ? ns_make(&ns->r) : NULL;
+  ns_unref(&ns);
+  if (op->ns)
+    return true;
+  finish(op, code ? code : -ENOMEM, code ? text : "out of memory", NULL);
+  return false;
+}
 
-  if (code < 0) {
-    op->done(op->arg, code, text, NULL, 0, 0, &nobody);
-    free(op);
-    return;
-  }
-  op->ns = ns_ref(ns);
-  change(op);
+static void drop_found(void *arg, int code, const char *text, struct ns *ns) {
+  if (take_found(arg, code, text, ns))
+    change(arg);
 }
 
 void service_ns_drop(struct service *s, const char *name, const struct route *route, int64_t deadline_ns,
                      ns_done_fn done, void *arg) {
-  struct ns_op *op = op_new(s, route, deadline_ns, done, arg);
+  struct ns_op *op = op_new(s, name, route, deadline_ns, done, arg);
 
   if (!op)
     return;
@@ -480,14 +334,9 @@ static void show_reply(void *arg, const char *peer, const ProtobufCMessage *repl
 static void show_found(void *arg, int code, const char *text, struct ns *ns) {
   struct ns_op *op = arg;
 
-  if (code < 0) {
-    op->done(op->arg, code, text, NULL, 0, 0, &nobody);
-    free(op);
+  if (!take_found(op, code, text, ns))
     return;
-  }
-  assert(ns);
-  op->ns = ns_ref(ns);
-  tier_usage(op->s->tier, ns->r.id, &op->bytes, &op->blocks);
+  tier_usage(op->s->tier, op->ns->r.id, &op->bytes, &op->blocks);
   if (op->route.local) {
     finish(op, 0, "", &nobody);
     return;
@@ -495,9 +344,9 @@ static void show_found(void *arg, int code, const char *text, struct ns *ns) {
   Forebay__V1__ShowNamespaceRequest q = FOREBAY__V1__SHOW_NAMESPACE_REQUEST__INIT;
   Forebay__V1__Route route;
   struct ring *ring = service_ring(op->s);
-  route_to_peer(ring, ns, false, &route);
+  route_to_peer(ring, op->ns, false, &route);
   ring_unref(&ring);
-  q.name = (char *)ns->r.name;
+  q.name = (char *)op->ns->r.name;
   q.route = &route;
   fanout(op->s, "/forebay.v1.Namespaces/Show", &q.base, &forebay__v1__show_namespace_reply__descriptor, op->deadline_ns,
          show_reply, told_all, op);
@@ -505,14 +354,14 @@ static void show_found(void *arg, int code, const char *text, struct ns *ns) {
 
 void service_ns_show(struct service *s, const char *name, const struct route *route, int64_t deadline_ns,
                      ns_done_fn done, void *arg) {
-  struct ns_op *op = op_new(s, route, deadline_ns, done, arg);
+  struct ns_op *op = op_new(s, name, route, deadline_ns, done, arg);
 
   if (op)
     ns_find(s, name, route, show_found, op);
 }
 
-void service_ns_list(struct service *s, bool tombstones, ns_list_fn each_all, void *arg) {
-  catalog_all(s->catalog, tombstones, each_all, arg);
+int service_ns_list(struct service *s, bool tombstones, ns_list_fn each_all, void *arg) {
+  return catalog_all(s->catalog, tombstones, each_all, arg);
 }
 
 int service_ns_sync(struct service *s, const struct ns_record *records, unsigned n, uint64_t ring_hash,
@@ -526,9 +375,9 @@ int service_ns_sync(struct service *s, const struct ns_record *records, unsigned
     return r;
   *ret_freed = freed;
   /* Who tells us something is not asking; who asks gets all, tombstones too. */
-  if (n == 0)
-    catalog_all(s->catalog, true, each_all, arg);
-  else
+  if (n > 0)
     each_all(arg, NULL, 0);
-  return 0;
+  else if ((r = catalog_all(s->catalog, true, each_all, arg)) < 0)
+    err_set(e, r, "out of memory");
+  return r;
 }

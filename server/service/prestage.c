@@ -564,6 +564,7 @@ static void refuse(struct run *r, int code, const char *text) {
   struct err e;
 
   fail_object(&e, code, r->ns_name, NULL, text);
+  ns_unref(&r->ns);
   if (r->done)
     r->done(r->arg, code, e.text);
   run_free(r);
@@ -649,7 +650,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     refuse(r, code, text);
     return;
   }
-  r->ns = ns_ref(ns);
+  r->ns = ns;
   if (!ns_has_origin(ns)) {
     refuse(r, -EINVAL, "namespace has no origin to prestage from");
     return;

@@ -66,6 +66,7 @@ static void finish(struct put_op *op, int code, const char *text, const struct o
   struct err e;
 
   metric_add(op->s, M_put_requests, 1);
+  ns_unref(&op->ns);
   if (code < 0) {
     metric_add(op->s, M_put_errors, 1);
     fail_object(&e, code, op->q.ns, op->q.key, text);
@@ -76,7 +77,6 @@ static void finish(struct put_op *op, int code, const char *text, const struct o
   if (op->cand_valid)
     candidates_fini(&op->cand);
   blob_unref(&op->q.value);
-  ns_unref(&op->ns);
   free(op);
 }
 
@@ -330,7 +330,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     finish(op, code, text, NULL, 0, NULL);
     return;
   }
-  op->ns = ns_ref(ns);
+  op->ns = ns;
   if (ns->r.kind != NS_DERIVED) {
     finish(op, -FB_ENOTDERIVED, NOT_DERIVED, NULL, 0, NULL);
   } else if (op->q.route.local) {

@@ -230,7 +230,7 @@ void service_ns_drop(struct service *s, const char *name, const struct route *ro
                      ns_done_fn done, void *arg);
 /* Records by name; tombstones only when asked for. */
 typedef void (*ns_list_fn)(void *arg, const struct ns_record *records, unsigned n);
-void service_ns_list(struct service *s, bool tombstones, ns_list_fn each_all, void *arg);
+int service_ns_list(struct service *s, bool tombstones, ns_list_fn each_all, void *arg); /* -ENOMEM: not called */
 /* Takes newer records; then calls each_all with what the caller lacks. Returns the bytes that tombstones freed. */
 int service_ns_sync(struct service *s, const struct ns_record *records, unsigned n, uint64_t ring_hash,
                     uint64_t *ret_freed, ns_list_fn each_all, void *arg, struct err *e);

@@ -23,6 +23,7 @@ static void finish(struct stat_op *op, int code, const char *text, const struct 
   struct err e;
 
   metric_add(op->s, M_stat_requests, 1);
+  ns_unref(&op->ns);
   if (code < 0) {
     fail_object(&e, code, op->q.ns, op->q.key, text);
     op->done(op->arg, code, e.text, NULL, NULL);
@@ -31,7 +32,6 @@ static void finish(struct stat_op *op, int code, const char *text, const struct 
   }
   if (op->cand_valid)
     candidates_fini(&op->cand);
-  ns_unref(&op->ns);
   free(op);
 }
 
@@ -127,7 +127,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     finish(op, code, text, NULL, NULL);
     return;
   }
-  op->ns = ns_ref(ns);
+  op->ns = ns;
   if (op->q.route.local || op->q.route.resident_only) {
     stat_local(op);
     return;

@@ -51,6 +51,7 @@ static void op_free(struct warm_op *op) {
 static void finish(struct warm_op *op, int code, const char *text) {
   struct err e;
 
+  ns_unref(&op->ns);
   if (code < 0) {
     fail_object(&e, code, op->ns_name, NULL, text);
     op->done(op->arg, code, e.text, NULL, 0);
@@ -165,7 +166,7 @@ static void found(void *arg, int code, const char *text, struct ns *ns) {
     finish(op, code, text);
     return;
   }
-  op->ns = ns_ref(ns);
+  op->ns = ns;
   if (!op->check_only) {
     go_on(op, 0);
     return;
