@@ -133,12 +133,13 @@ static void parts_done(struct get_op *op) {
   struct err e = op->first_err;
   op->first_err = (struct err){0};
   parts_free(op);
-  if (e.code == -FB_ECHANGED && op->q.etag == 0 && ++op->tries < CHANGED_TRIES) {
-    attr_forget(op->s, op->ns, op->q.key);
-    get_local(op);
-    return;
-  }
-  if (e.code == -ENOENT && !ns_has_origin(op->ns)) {
+  if (ns_has_origin(op->ns)) {
+    if (e.code == -FB_ECHANGED && op->q.etag == 0 && ++op->tries < CHANGED_TRIES) {
+      attr_forget(op->s, op->ns, op->q.key);
+      get_local(op);
+      return;
+    }
+  } else if (e.code == -FB_ECHANGED || e.code == -ENOENT) {
     if (++op->tries < REPLACED_TRIES) {
       get_local(op);
       return;

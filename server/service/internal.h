@@ -130,7 +130,8 @@ struct block_result {
 typedef void (*block_done_fn)(void *arg, int code, const char *text, const struct block_result *r);
 /* One block of one version: from the tier, or fetched from the origin by one reader for all who want it (even when
  * their number is large, even when it then does not fit the tier). `done` may run at once.
- * -FB_ECHANGED, the origin's errno, -FB_EBUSY (queue full), -ETIMEDOUT (deadline), -ENOENT (RAM-only value gone). */
+ * -FB_ECHANGED, the origin's errno, -FB_EBUSY (queue full), -ETIMEDOUT (deadline); a RAM-only value's block that
+ * is gone is -FB_ECHANGED too. */
 void block_get(struct service *s, struct ns *ns, const char *key, const struct attr *a, uint64_t index,
                int64_t deadline_ns, block_done_fn done, void *arg);
 /* The same without asking the origin: -ENOENT when the block is not resident here. */

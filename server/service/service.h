@@ -5,9 +5,9 @@
  * operation need to live only until the call returns; what `done` gets lives only until it returns (ref blobs to keep
  * them). Codes are err.h's; a failure always comes with a text that names namespace and key.
  *
- * The rooms behind this header: core.c (the service itself), catalog*.c (which namespaces there are), attr.c (what a key
- * is now), flight.c (one fetch however many want it), block.c (one block: hit or fill), peers.c (whom to ask), get*.c,
- * stat.c, put.c, list.c, invalidate.c, warm.c, prestage*.c, ns*.c, cluster.c. internal.h is what they share. */
+ * The rooms behind this header: core.c (the service itself), catalog*.c (which namespaces there are), attr.c (what a
+ * key is now), flight.c (one fetch however many want it), block.c (one block: hit or fill), peers.c (whom to ask),
+ * get*.c, stat.c, put.c, list.c, invalidate.c, warm.c, prestage*.c, ns*.c, cluster.c. internal.h is what they share. */
 #ifndef FB_SERVICE_SERVICE_H
 #define FB_SERVICE_SERVICE_H
 
