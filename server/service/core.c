@@ -128,6 +128,10 @@ void service_free(struct service **sp) {
 
   if (!s)
     return;
+  /* What a service_stop gave up on still uses all that follows. The catalog is made last: before it there is nothing.
+   */
+  while (s->catalog && !service_stop(s, deadline_in_ms(1000)))
+    continue;
   pool_free(&s->save_pool);
   pool_free(&s->put_pool);
   pool_free(&s->scan_pool);
