@@ -1,7 +1,8 @@
 """Fixtures for tests/system, tests/cli and tests/fault: clusters that are called to account at the end of each test,
 origin directories, small file systems, and a time limit for every test. tests/lib/cluster.py says how to use them.
 
-Marks: `slow` (left out by --quick), `release_only` (not run against sanitizer builds), `limit(seconds)` (instead of
+Marks: `slow` (left out by --quick), `release_only` (not run against sanitizer builds), `no_tsan` (not against
+ThreadSanitizer's, where everything takes long: its threads meet in other tests as well), `limit(seconds)` (instead of
 the 120 s that a test may take; scaled for sanitizer builds).
 """
 
@@ -21,6 +22,7 @@ DEFAULT_LIMIT_S = 120
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: left out of quick runs")
     config.addinivalue_line("markers", "release_only: not run against sanitizer builds")
+    config.addinivalue_line("markers", "no_tsan: not run against the ThreadSanitizer build")
     config.addinivalue_line("markers", "limit(seconds): how long the test may take")
 
 

@@ -215,7 +215,7 @@ stage_tsan() {
   export TSAN_OPTIONS="suppressions=$root/tests/lib/tsan.supp:halt_on_error=1:second_deadlock_stack=1:history_size=4:ignore_noninstrumented_modules=1"
   build tsan && plain_library || return
   unit build-tsan "${norandom[@]}"
-  system build-tsan "not release_only" "${norandom[@]}"
+  system build-tsan "not release_only and not no_tsan" "${norandom[@]}"
 }
 
 stage_fuzz() {

@@ -59,6 +59,7 @@ def test_kill_under_load(make_cluster, origin, any_peer):
     r.assert_flawless()
 
 
+@pytest.mark.no_tsan
 def test_one_peer_after_another_is_killed_and_one_is_left(make_cluster, origin):
     c, contents = serve(make_cluster, origin)
     with Client(c.addresses) as client:
@@ -150,6 +151,7 @@ def test_restarts_one_by_one_under_load(make_cluster, origin):
     r.assert_flawless()
 
 
+@pytest.mark.no_tsan
 def test_a_killed_peer_comes_back_empty_and_fills_again(make_cluster, origin):
     c, contents = serve(make_cluster, origin, files=12)
     total = sum(map(len, contents.values()))

@@ -132,6 +132,7 @@ def test_garbage_on_the_port(make_cluster, origin):
     assert peer.running
 
 
+@pytest.mark.no_tsan
 def test_values_over_the_limit(make_cluster, origin):
     limit = 2 * MIB
     c = make_cluster(2, roots=[origin.path], put={"max_value_bytes": limit, "max_inflight_bytes": 4 * limit})
@@ -179,6 +180,7 @@ def test_puts_in_flight_are_bounded(make_cluster, origin):
 # ---- full disks and full memory ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_tsan
 def test_full_disk_at_the_origin(make_cluster, make_tmpfs):
     disk = make_tmpfs(8 * MIB)
     c = make_cluster(3, roots=[disk.path])

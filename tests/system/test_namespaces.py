@@ -13,6 +13,7 @@ def each(cluster):
     return [Client(p.address, any_peer=True) for p in cluster.peers]
 
 
+@pytest.mark.no_tsan
 def test_what_one_peer_makes_all_know(make_cluster, origin):
     data = origin.write("f", size=MIB + 1)
     c = make_cluster(3, roots=[origin.path])
@@ -44,6 +45,7 @@ def test_what_one_peer_makes_all_know(make_cluster, origin):
             client.close()
 
 
+@pytest.mark.no_tsan
 def test_a_peer_that_was_away_learns(make_cluster, origin):
     data = origin.write("f", size=100)
     c = make_cluster(3, roots=[origin.path], catalog={"sync_ms": 200})
@@ -64,6 +66,7 @@ def test_a_peer_that_was_away_learns(make_cluster, origin):
         assert e.value.name == "FB_ENONS"
 
 
+@pytest.mark.no_tsan
 def test_the_catalog_survives_restarts(make_cluster, origin):
     data = origin.write("f", size=100)
     c = make_cluster(3, roots=[origin.path])
@@ -106,6 +109,7 @@ def test_drop_frees_memory_on_all_peers(make_cluster, origin):
         assert client.get("stays", "f0") == keep and c.counter("origin_read_bytes") == read, "others keep theirs"
 
 
+@pytest.mark.no_tsan
 def test_made_again_it_is_another_key_space(make_cluster):
     c = make_cluster(3)
     with Client(c.addresses) as client, Client(c.addresses) as old:
@@ -122,6 +126,7 @@ def test_made_again_it_is_another_key_space(make_cluster):
         assert len(ids) == 4
 
 
+@pytest.mark.no_tsan
 def test_versions_are_key_spaces(make_cluster):
     c = make_cluster(2)
     with Client(c.addresses) as client:
@@ -131,6 +136,7 @@ def test_versions_are_key_spaces(make_cluster):
         assert [client.get("tokens-" + v, "k") for v in ("1", "2")] == [b"1", b"2"]
 
 
+@pytest.mark.no_tsan
 def test_200_namespaces(make_cluster, origin):
     data = origin.write("f", size=10)
     c = make_cluster(3, roots=[origin.path])
@@ -198,6 +204,7 @@ def test_concurrent_creates_of_one_name(make_cluster, origin):
             client.close()
 
 
+@pytest.mark.no_tsan
 def test_creation_with_the_names_owner_away(make_cluster, origin):
     """Any name can be made while a peer is down, whoever would decide about it."""
     c = make_cluster(3, roots=[origin.path], catalog={"sync_ms": 200}, rpc={"peer_timeout_ms": 1000 * lib.SLOWNESS})

@@ -116,6 +116,7 @@ def test_changed_while_read(make_cluster, origin, change, judge):
         assert len({v for _, _, v in readers.seen}) > 3, "versions changed while they read"
 
 
+@pytest.mark.no_tsan
 def test_large_file_replaced_across_owners(make_cluster, origin):
     """Chunks of one file lie on several peers, which look at the origin at different times."""
     size = 34 * MIB
@@ -134,6 +135,7 @@ def test_large_file_replaced_across_owners(make_cluster, origin):
         assert len(owners) > 1, "the test's key lies on one peer alone: take another name"
 
 
+@pytest.mark.no_tsan
 def test_truncated_and_extended_while_read(make_cluster, origin):
     """Every length that was ever set is a version; no byte is ever made up."""
     c = serve(make_cluster, origin)
@@ -160,6 +162,7 @@ def test_truncated_and_extended_while_read(make_cluster, origin):
     assert not r.wrong and set(r.errors) <= {"FB_ECHANGED"}, (r.wrong, r.texts)
 
 
+@pytest.mark.no_tsan
 def test_removed_and_made_again_while_read(make_cluster, origin):
     c = serve(make_cluster, origin)
     with Client(c.addresses) as client, Watched(client, whole, 4) as r:
@@ -177,6 +180,7 @@ def test_removed_and_made_again_while_read(make_cluster, origin):
     r.assert_never_staler_than_ttl()
 
 
+@pytest.mark.no_tsan
 def test_permission_taken_away(make_cluster, origin):
     """Peers without root's right to read everything: EACCES reaches the reader, within attr_ttl of new files, and goes."""
     origin.write("f", patterns.make(1, SIZE))
@@ -220,6 +224,7 @@ def refused(client, ns, key, *names):
     return e.value
 
 
+@pytest.mark.no_tsan
 def test_no_path_leads_out_of_the_origin(make_cluster, origin, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -272,6 +277,7 @@ def test_no_path_leads_out_of_the_origin(make_cluster, origin, tmp_path):
     assert r.returncode == 7 and r.raw == b"" and "FB_EESCAPES" in r.stderr
 
 
+@pytest.mark.no_tsan
 def test_magic_links_of_the_kernel_are_not_followed(make_cluster):
     """/proc/PID/root and its like are no text that could be judged: the kernel jumps. An origin in /proc has them."""
     c = make_cluster(1, roots=["/proc"])
@@ -281,6 +287,7 @@ def test_magic_links_of_the_kernel_are_not_followed(make_cluster):
             refused(client, "proc", key, "FB_EESCAPES")
 
 
+@pytest.mark.no_tsan
 def test_only_regular_files_are_read(make_cluster, origin):
     """A fifo would wait for a writer, /dev/zero never ends."""
     os.makedirs(origin.full("d"))
@@ -300,6 +307,7 @@ def test_only_regular_files_are_read(make_cluster, origin):
         assert (last.files_total, last.bytes_resident, last.files_failed, failures) == (1, 1000, 0, [])
 
 
+@pytest.mark.no_tsan
 def test_origins_must_lie_below_the_allowed_roots(make_cluster, origin, tmp_path):
     (tmp_path / "outside").mkdir()
     os.symlink(str(tmp_path / "outside"), origin.full("link"))

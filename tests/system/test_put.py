@@ -25,6 +25,7 @@ def ack(request):
     return request.param
 
 
+@pytest.mark.no_tsan
 def test_put_and_get_through_every_peer(make_cluster, origin, ack):
     c = values(make_cluster, origin, ack)
     sizes = [0, 1, 4096, MIB - 1, MIB, MIB + 1, 20 * MIB + 7]
@@ -47,6 +48,7 @@ def test_put_and_get_through_every_peer(make_cluster, origin, ack):
     assert all(stored[k] == patterns.make(int(k.split("v")[1]), int(k.split("v")[1])) for k in stored)
 
 
+@pytest.mark.no_tsan
 def test_a_value_is_written_once_unless_overwritten(make_cluster, origin, ack):
     c = values(make_cluster, origin, ack)
     with Client(c.addresses) as client, Client(c.peers[0].address, any_peer=True) as through:
@@ -133,6 +135,7 @@ def test_readers_see_whole_values_while_writers_overwrite(make_cluster, origin, 
         assert last in acknowledged[-3:], "%d is not one of the last: %s" % (last, acknowledged[-5:])
 
 
+@pytest.mark.no_tsan
 def test_ack_origin_survives_the_owners_death(make_cluster, origin):
     c = values(make_cluster, origin, ACK_ORIGIN, rpc={"peer_timeout_ms": 1000 * lib.SLOWNESS})
     with Client(c.addresses) as client:
@@ -196,6 +199,7 @@ def test_killed_in_the_middle_of_puts(make_cluster, origin):
         assert len(temporary) <= 8, "at most what was in work: %s" % temporary
 
 
+@pytest.mark.no_tsan
 def test_ack_ram_lives_as_long_as_its_peer(make_cluster, origin):
     c = values(make_cluster, origin, ACK_RAM, rpc={"peer_timeout_ms": 1000 * lib.SLOWNESS})
     victim = c.peers[2]
@@ -226,6 +230,7 @@ def test_ack_ram_lives_as_long_as_its_peer(make_cluster, origin):
         assert all_there(), "what was put while the owner was away is found although it is back, and empty"
 
 
+@pytest.mark.no_tsan
 def test_a_frozen_owner_costs_a_deadline_not_the_put(make_cluster, origin):
     c = values(make_cluster, origin, ACK_ORIGIN, rpc={"peer_timeout_ms": 500 * lib.SLOWNESS})
     victim = c.peers[1]
@@ -244,6 +249,7 @@ def test_a_frozen_owner_costs_a_deadline_not_the_put(make_cluster, origin):
                 assert patterns.version_of(through.get("values", key)) == 3
 
 
+@pytest.mark.no_tsan
 def test_what_cannot_be_promised_is_refused(make_cluster, origin):
     c = values(make_cluster, origin, ACK_RAM)
     with Client(c.addresses) as client:

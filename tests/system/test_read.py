@@ -40,6 +40,7 @@ def test_every_peer_serves_everything_and_the_origin_is_read_once(make_cluster, 
     assert all(p["get_ram_bytes"] > 0 for p in counters.values()), "the large file's chunks lie on all peers"
 
 
+@pytest.mark.no_tsan
 def test_ranges_are_exact(make_cluster, origin):
     size = CHUNK + 3 * MIB + 12345
     data = origin.write("f", size=size)
@@ -104,6 +105,7 @@ def test_many_readers_of_a_cold_object_read_the_origin_once(make_cluster, origin
     assert c.counter("origin_read_bytes") == read
 
 
+@pytest.mark.no_tsan
 def test_names_of_all_kinds(make_cluster, origin):
     long_key = "/".join(["x" * 127] * 8)
     assert len(long_key) == 1023
@@ -131,6 +133,7 @@ def test_names_of_all_kinds(make_cluster, origin):
     assert c.cli_bytes("get", "demo/данные/画像/🦀.bin") == contents["данные/画像/🦀.bin"]
 
 
+@pytest.mark.no_tsan
 def test_stat_tells_what_the_file_is(make_cluster, origin):
     origin.write("d/f", size=777)
     os.utime(origin.full("d/f"), ns=(1, 1234567890123456789))
@@ -173,6 +176,7 @@ def test_a_dataset_larger_than_all_memory(make_cluster, origin):
     assert c.counter("origin_read_bytes") > sum(map(len, contents.values())), "what was evicted was read again"
 
 
+@pytest.mark.no_tsan
 def test_invalidate_makes_the_next_read_ask_the_origin(make_cluster, origin):
     contents = {k: origin.write(k, size=MIB + 5) for k in ("a/1", "a/2", "b/1")}
     c = make_cluster(3, roots=[origin.path])
