@@ -235,8 +235,9 @@ static void who_cannot_wait_leaves_and_the_others_are_served(void **state) {
 
   (void)state;
   gate_close(&origin->read.gate);
-  begin(&hasty, 0, 1);
   begin(&patient, 0, LONG_MS);
+  assert_true(gate_wait(&origin->read.gate, 1, LONG_MS));
+  begin(&hasty, 0, 1);
   end(&hasty); /* while the origin still hangs */
   assert_int_equal(hasty.code, -ETIMEDOUT);
   assert_true(metric(&f, M_expired) >= 1);
